@@ -1,0 +1,15 @@
+"""Fixtures that all tests share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng():
+    """A seeded generator, the same in every run."""
+    return np.random.default_rng(20170211)

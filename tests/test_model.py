@@ -1,0 +1,253 @@
+"""The wrapper: what it takes and turns down, its loss, and how it trains and resumes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES, sequential
+
+import tfmot_sws as sws
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.standard_normal((64, 10)).astype("float32")
+    return x, (x[:, :3] * 2).astype("float32")
+
+
+def wrap(**kwargs):
+    keras.utils.set_random_seed(3)
+    return sws.apply_soft_weight_sharing(sequential(), num_components=5, **kwargs)
+
+
+def fit(model, data, epochs=2, **kwargs):
+    callbacks = [sws.AnnealAndMerge(), *kwargs.pop("callbacks", [])]
+    return model.fit(*data, epochs=epochs, verbose=0, callbacks=callbacks, **kwargs)
+
+
+# What is turned down.
+
+
+def test_unbuilt_model_is_turned_down():
+    with pytest.raises(ValueError, match=r"not built.*Call it once on a batch"):
+        sws.apply_soft_weight_sharing(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_wrapped_model_is_turned_down():
+    with pytest.raises(ValueError, match="already under soft weight-sharing"):
+        sws.apply_soft_weight_sharing(wrap())
+
+
+def test_nothing_to_share_lists_the_variables():
+    with pytest.raises(ValueError, match=r"no weights to share(.|\n)*kernel"):
+        wrap(include="no_such_path")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_components": 1}, "num_components must be an integer from 2"),
+        ({"zero_proportion": 1.0}, "zero_proportion must lie strictly between 0 and 1"),
+        ({"complexity_weight": -1.0}, "complexity_weight must be above 0"),
+        ({"train_size": 0}, "train_size must be above 0"),
+        ({"scope": "tensor"}, "scope must be 'model' or 'layer'"),
+        ({"include": "("}, "include must be a regular expression"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sws.apply_soft_weight_sharing(sequential(), **arguments)
+
+
+def test_nan_weights_are_named():
+    model = sequential()
+    kernel = model.layers[0].kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(ValueError, match=r"dense.*/kernel' .* 160 NaN or infinite"):
+        sws.apply_soft_weight_sharing(model)
+
+
+def test_tf_keras_model_is_turned_down():
+    class Fake:
+        pass
+
+    Fake.__module__ = "tf_keras.src.engine.sequential"
+    with pytest.raises(TypeError, match=r"tf_keras \(Keras 2\) model.*set_weights"):
+        sws.apply_soft_weight_sharing(Fake())
+
+
+def test_other_objects_are_turned_down():
+    with pytest.raises(TypeError, match=r"keras\.Model is expected; received Dense"):
+        sws.apply_soft_weight_sharing(keras.layers.Dense(3))
+
+
+# What is shared.
+
+
+def test_shared_weights_give_reasons():
+    model = FAMILIES["nested"].build()
+    shared = sws.apply_soft_weight_sharing(model, exclude="dense")
+    reasons = {c.path.rpartition("/")[2] + c.reason for c in shared.shared_weights}
+    assert "kernelnot trainable" in reasons
+    assert "kernelexcluded by exclude=" in reasons
+    assert [c.shape for c in shared.shared_weights if c.shared] == [(3, 3, 3, 6)]
+
+
+def test_include_takes_a_predicate():
+    shared = wrap(include=lambda variable: variable.name == "bias")
+    assert [c.shape for c in shared.shared_weights if c.shared] == [(16,), (3,)]
+
+
+def test_scope_layer_gives_each_layer_a_mixture(data):
+    shared = wrap(scope="layer")
+    assert len(shared.priors) == 2
+    shared.compile("adam", "mse")
+    fit(shared, data)
+    plain = sws.strip_soft_weight_sharing(shared)
+    for layer, prior in zip(plain.layers, shared.priors, strict=True):
+        means = prior.mixture().means.astype("float32")
+        assert set(np.unique(layer.kernel)) <= set(means)
+
+
+# The loss.
+
+
+def test_loss_is_the_error_plus_the_scaled_complexity(data):
+    shared = wrap(train_size=640, complexity_weight=0.3)
+    outputs = shared(data[0], training=True)
+    prior, kernels = shared.priors[0], [np.asarray(v) for v in shared.shared_variables[0]]
+    mixture = prior.mixture()
+    nats = -sum(mixture.log_prob(k).sum() for k in kernels)
+    hyper = float(prior.complexity_loss(kernels)) - nats
+    assert float(sum(shared.losses)) == pytest.approx(0.3 / 640 * (nats + hyper), rel=1e-4)
+    assert outputs.shape == (64, 3)
+
+
+def test_no_complexity_outside_training(data):
+    shared = wrap(train_size=64)
+    shared(data[0], training=False)
+    assert shared.losses == []
+
+
+def test_inner_losses_count_once():
+    inputs = keras.Input((4,))
+    dense = keras.layers.Dense(4, kernel_regularizer="l2", activity_regularizer="l2")
+    model = keras.Model(inputs, dense(inputs))
+    x = np.ones((2, 4), "float32")
+    model(x, training=True)
+    expected = float(sum(model.losses))
+    shared = sws.apply_soft_weight_sharing(model, train_size=2)
+    shared(x, training=False)
+    assert float(sum(shared.losses)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_custom_loop_trains_through_losses(data):
+    shared = wrap(train_size=64)
+    optimizer = keras.optimizers.Adam(1e-2)
+    x, y = data
+    history = []
+    for _ in range(30):
+        with tf.GradientTape() as tape:
+            error = tf.reduce_mean(tf.square(shared(x, training=True) - y))
+            loss = error + sum(shared.losses)
+        gradients = tape.gradient(loss, shared.trainable_variables)
+        assert all(g is not None for g in gradients)
+        optimizer.apply(gradients, shared.trainable_variables)
+        history.append(float(loss))
+    assert history[-1] < history[0]
+
+
+def test_custom_loop_without_train_size_says_what_to_pass(data):
+    with pytest.raises(ValueError, match="pass train_size= to apply_soft_weight_sharing"):
+        wrap()(data[0], training=True)
+
+
+# Training.
+
+
+def test_fit_finds_the_train_size(data):
+    shared = wrap()
+    shared.compile("sgd", "mse")
+    fit(shared, data, validation_split=0.25)
+    assert shared.train_size == 48
+
+
+def test_fit_on_empty_data_is_turned_down():
+    shared = wrap()
+    shared.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="no training examples"):
+        fit(shared, (np.zeros((0, 10), "float32"), np.zeros((0, 3), "float32")))
+
+
+def test_fit_without_the_callback_adds_it_and_says_so(data):
+    shared = wrap()
+    shared.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="the default one was added"):
+        history = shared.fit(*data, epochs=1, verbose=0)
+    assert "bits_per_weight" in history.history
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_jit_and_plain_train_alike(data, jit_compile):
+    shared = wrap()
+    shared.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit_compile)
+    losses = fit(shared, data, shuffle=False).history["loss"]
+    reference = wrap()
+    reference.compile(keras.optimizers.SGD(1e-3), "mse", run_eagerly=True)
+    expected = fit(reference, data, shuffle=False).history["loss"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(data, policy):
+    with_policy = keras.Sequential(
+        [
+            keras.Input((10,)),
+            keras.layers.Dense(16, activation="relu", dtype=policy),
+            keras.layers.Dense(3, dtype="float32"),
+        ]
+    )
+    shared = sws.apply_soft_weight_sharing(with_policy, num_components=4)
+    shared.compile("adam", "mse")
+    history = fit(shared, data).history
+    assert np.all(np.isfinite(history["loss"]))
+    plain = sws.strip_soft_weight_sharing(shared)
+    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
+    assert {v.dtype for v in shared.shared_variables[0]} == {"float32"}
+
+
+def _trained_weights(model):
+    return [np.asarray(v) for v in model.variables]
+
+
+def test_resume_after_a_kill_equals_the_uninterrupted_run(data, tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def run(*callbacks):
+        shared = wrap()
+        shared.compile(keras.optimizers.Adam(1e-2), "mse")
+        fit(shared, data, epochs=4, shuffle=False, batch_size=16, callbacks=list(callbacks))
+        return shared
+
+    expected = _trained_weights(run())
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        run(backup, Killed())
+    resumed = _trained_weights(run(keras.callbacks.BackupAndRestore(tmp_path / "backup")))
+    for one, other in zip(resumed, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_saved_model_goes_on_with_its_optimizer(data, tmp_path):
+    shared = wrap()
+    shared.compile(keras.optimizers.Adam(1e-2), "mse")
+    fit(shared, data)
+    shared.save(tmp_path / "shared.keras")
+    loaded = keras.models.load_model(tmp_path / "shared.keras")
+    for model in (shared, loaded):
+        fit(model, data, epochs=4, initial_epoch=2, shuffle=False)
+    for one, other in zip(_trained_weights(loaded), _trained_weights(shared), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

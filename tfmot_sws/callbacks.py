@@ -1,0 +1,225 @@
+"""The callback that runs the schedules: anneal, snap, merge, and say how it goes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.mixture import entropy_bits
+from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.prior import GaussianMixturePrior
+from tfmot_sws.schedules import Schedule, geometric, linear
+
+# Schedules are read at most this often in a training, so that a step costs no more.
+_UPDATES = 500
+
+
+class AnnealAndMerge(keras.callbacks.Callback):
+    """Anneals the prior, snaps the weights, merges components, and logs.
+
+    Every setting is a function of the training fraction (epoch and batch over all epochs
+    of this `fit`), so 5 and 100 epochs need no other settings, and a training resumed
+    with `initial_epoch` or `BackupAndRestore` goes on where it stopped.
+
+    Each epoch's logs gain `error_loss`, `complexity_loss`, `num_components` (alive),
+    `zeros` (share of the shared weights, 0 to 1) and `bits_per_weight` (entropy of the
+    assignments).
+
+    When the loss becomes NaN or infinite, training stops with a warning and the state at
+    the end of the last good epoch comes back.
+
+    Args:
+        complexity: factor on the wrapper's complexity weight tau.
+        stddev: factor on the widths that the hyperpriors pull towards.
+        assignment: factor on the width by which weights are assigned: as it grows, more
+            and more weights become zero.
+        snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
+            so that stripping changes nothing.
+        merge_threshold: components nearer than this symmetric KL divergence, in nats,
+            become one; 0 merges none. Components that own no weight die in any case.
+        merge_start: training fraction before which none dies or merges.
+
+    Raises:
+        ValueError: when the threshold or the fraction is out of range.
+
+    References:
+        Ullrich et al. 2017, sections 3.2 (merging) and 5.
+    """
+
+    def __init__(
+        self,
+        *,
+        complexity: Schedule | None = None,
+        stddev: Schedule | None = None,
+        assignment: Schedule | None = None,
+        snap: Schedule | None = None,
+        merge_threshold: float = 1e-2,
+        merge_start: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if not merge_threshold >= 0:
+            raise ValueError(f"merge_threshold must be at least 0; received {merge_threshold}.")
+        if not 0 <= merge_start <= 1:
+            raise ValueError(f"merge_start must lie in [0, 1]; received {merge_start}.")
+        self.complexity = complexity or linear(0.0, 1.0, end=0.05)
+        self.stddev = stddev or geometric(2.5, 1.0, end=0.5)
+        self.assignment = assignment or linear(0.25, 1.0, start=0.05, end=0.6)
+        self.snap = snap or linear(0.0, 1.0, start=0.05, end=0.2)
+        self.merge_threshold = merge_threshold
+        self.merge_start = merge_start
+        self._epoch = 0
+        self._good_state: list[NDArray] | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that the model is wrapped."""
+        if not isinstance(self.model, SoftWeightSharing):
+            raise ValueError(
+                "AnnealAndMerge works on a model wrapped by apply_soft_weight_sharing; "
+                f"received {type(self.model).__name__}."
+            )
+        self._good_state = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Merges, and sets the schedules for the first batch."""
+        self._epoch = epoch
+        if self._good_state is None:
+            self._good_state = _read_state(self.model)
+        if self._fraction(0) >= self.merge_start:
+            for prior, variables in _by_prior(self.model):
+                _merge(prior, _counts(prior, variables), self.merge_threshold)
+        self._apply(self._fraction(0))
+        self.model.complexity_sum.assign(0.0)
+        self.model.complexity_steps.assign(0.0)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the schedules, where they have moved on noticeably."""
+        if batch and batch % self._stride() == 0:
+            if keras.backend.backend() == "jax":
+                # Within an epoch the JAX trainer holds the state; take it back first.
+                self.model.jax_state_sync()
+            self._apply(self._fraction(batch))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds to the logs; keeps a good state, or brings the last one back."""
+        logs = logs if logs is not None else {}
+        if np.isfinite(logs.get("loss", 0.0)) and _is_finite(self.model):
+            self._good_state = _read_state(self.model)
+            logs.update(self._measure(logs))
+        else:
+            self._stop_and_restore(epoch)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Puts the schedules at their end and lets go of the kept state."""
+        self._good_state = None
+
+    def _stop_and_restore(self, epoch: int) -> None:
+        self.model.stop_training = True
+        if self._good_state is not None:
+            _write_state(self.model, self._good_state)
+        warnings.warn(
+            f"The loss became NaN or infinite in epoch {epoch + 1}: training stops, and "
+            "the state at the end of the last good epoch is back in place. Try a smaller "
+            "learning rate.",
+            stacklevel=2,
+        )
+
+    def _fraction(self, batch: int) -> float:
+        steps = self.params.get("steps") or 0
+        within = batch / steps if steps else 0.0
+        return (self._epoch + within) / max(self.params.get("epochs") or 1, 1)
+
+    def _stride(self) -> int:
+        steps = self.params.get("steps") or 1
+        epochs = self.params.get("epochs") or 1
+        return max(1, round(steps * epochs / _UPDATES))
+
+    def _apply(self, fraction: float) -> None:
+        model = self.model
+        tau = model.base_complexity_weight * self.complexity(fraction)
+        model.complexity_weight.assign(tau)
+        model.snap.assign(self.snap(fraction))
+        for prior in model.priors:
+            prior.set_widths(self.stddev(fraction), self.assignment(fraction))
+
+    def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
+        model = self.model
+        steps = max(float(ops.convert_to_numpy(model.complexity_steps)), 1.0)
+        complexity = float(ops.convert_to_numpy(model.complexity_sum)) / steps
+        histograms = [_counts(prior, variables) for prior, variables in _by_prior(model)]
+        total = sum(counts.sum() for counts in histograms)
+        bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
+        return {
+            "error_loss": float(logs.get("loss", 0.0)) - complexity,
+            "complexity_loss": complexity,
+            "num_components": sum(prior.alive_slots.size for prior in model.priors),
+            "zeros": float(sum(counts[0] for counts in histograms) / total),
+            "bits_per_weight": float(bits / total),
+        }
+
+
+def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any, bool]:
+    """Callbacks for `fit` with those of a kind in front, and whether one was added.
+
+    In front, so that what they write to the logs reaches every other callback.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        present = any(isinstance(c, kind) for c in callbacks.callbacks)
+        if not present:
+            callbacks.append(kind())
+        return callbacks, not present
+    listed = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
+    first = [c for c in listed if isinstance(c, kind)]
+    rest = [c for c in listed if not isinstance(c, kind)]
+    return (first or [kind()]) + rest, not first
+
+
+def _by_prior(
+    model: SoftWeightSharing,
+) -> list[tuple[GaussianMixturePrior, list[keras.Variable]]]:
+    return list(zip(model.priors, model.shared_variables, strict=True))
+
+
+def _counts(prior: GaussianMixturePrior, variables: list[keras.Variable]) -> NDArray[np.intp]:
+    """Number of weights in each of the prior's slots, shape (K,)."""
+    counts = np.zeros(prior.num_components, np.intp)
+    for variable in variables:
+        slots = ops.convert_to_numpy(prior.assign(ops.cast(variable, "float32")))
+        counts += np.bincount(slots.reshape(-1), minlength=counts.size)
+    return counts
+
+
+def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: float) -> None:
+    """Lets unused components die and makes near-identical ones one."""
+    slots = prior.alive_slots
+    used = counts[slots] > 0
+    used[0] = True
+    mixture = prior.mixture().select(used)
+    slots = slots[used]
+    groups = mixture.merge_groups(threshold)
+    if len(groups) < prior.alive_slots.size:
+        order = np.argsort([group[0] for group in groups])
+        groups = [groups[i] for i in order]
+        prior.set_mixture(mixture.merge(groups), slots[[group[0] for group in groups]])
+
+
+def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
+    optimizer = model.optimizer
+    return model.variables + (list(optimizer.variables) if optimizer is not None else [])
+
+
+def _read_state(model: SoftWeightSharing) -> list[NDArray]:
+    return [ops.convert_to_numpy(v) for v in _state_variables(model)]
+
+
+def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
+    for variable, value in zip(_state_variables(model), state, strict=True):
+        variable.assign(value)
+
+
+def _is_finite(model: SoftWeightSharing) -> bool:
+    return all(np.all(np.isfinite(ops.convert_to_numpy(v))) for v in model.trainable_variables)

@@ -1,0 +1,349 @@
+"""The wrapper: a Keras model whose weights are drawn towards a mixture as it trains."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmot_sws.hyperpriors import BetaHyperprior
+from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
+from tfmot_sws.selection import (
+    Selector,
+    WeightChoice,
+    check_finite,
+    choose_weights,
+    group_by_scope,
+)
+from tfmot_sws.train_size import count_examples
+
+Tensor = Any
+
+
+def apply_soft_weight_sharing(
+    model: keras.Model,
+    *,
+    num_components: int = 16,
+    complexity_weight: float = 0.05,
+    train_size: int | None = None,
+    include: Selector | None = None,
+    exclude: Selector | None = None,
+    scope: str = "model",
+    zero_proportion: float | BetaHyperprior = 0.99,
+    options: PriorOptions | None = None,
+) -> SoftWeightSharing:
+    """Wraps a pretrained model so that ordinary training compresses it.
+
+    Compile and fit the result as any Keras model, with an `AnnealAndMerge` callback, then
+    call `strip_soft_weight_sharing`. The wrapper trains the very variables of `model`.
+
+    The training loss is the model's own plus (tau / N) times the complexity loss
+    -sum_i log p(w_i) - sum_k log Gamma(lambda_k), where p is a Gaussian mixture with one
+    component fixed at zero, and N the number of training examples.
+
+    Args:
+        model: a built Keras 3 model with pretrained weights: Sequential, Functional or
+            subclassed.
+        num_components: K, from 2 to 256: the most values a shared weight can end with.
+        complexity_weight: tau > 0; larger makes the model smaller and less accurate.
+        train_size: N >= 1. `None`: worked out from the data at the first `fit`.
+        include: which variables to share: a regular expression searched in their paths, or
+            a predicate on them. `None`: all trainable kernels and embeddings. ".*" takes
+            biases too, as the paper does.
+        exclude: likewise, which to leave out.
+        scope: "model" for one mixture over all shared weights, "layer" for one a layer.
+        zero_proportion: pi_0, the zero component's share, in (0, 1), or a
+            `BetaHyperprior` to learn it.
+        options: widths, hyperpriors and learning rates of the mixture.
+
+    Returns:
+        The wrapped model, not compiled. Its predictions are those of `model`.
+
+    Raises:
+        TypeError: `model` is not a Keras 3 model.
+        ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
+            nothing to share, or an argument is out of range.
+
+    Example:
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> shared = apply_soft_weight_sharing(dense, num_components=4)
+        >>> [choice.path for choice in shared.shared_weights if choice.shared]
+        ['sequential/dense/kernel']
+
+    References:
+        Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression",
+        ICLR 2017.
+    """
+    _check_model(model)
+    _check_positive("complexity_weight", complexity_weight)
+    if train_size is not None:
+        _check_positive("train_size", train_size)
+    choices = choose_weights(model, include, exclude)
+    groups = group_by_scope(choices, scope)
+    check_finite(model)
+    priors = [
+        GaussianMixturePrior(num_components, zero_proportion=zero_proportion, options=options)
+        for _ in groups
+    ]
+    wrapped = SoftWeightSharing(
+        model,
+        priors,
+        groups,
+        choices,
+        complexity_weight=complexity_weight,
+        train_size=train_size,
+    )
+    for prior, variables in zip(priors, wrapped.shared_variables, strict=True):
+        prior.fit_initial([ops.convert_to_numpy(v) for v in variables])
+    return wrapped
+
+
+@keras.saving.register_keras_serializable(package="tfmot_sws")
+class SoftWeightSharing(keras.Model):
+    """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
+
+    It calls the wrapped model with its shared weights moved towards their components'
+    means by the share `snap`, and in training adds the complexity loss. It trains,
+    saves, loads and resumes as any Keras model.
+
+    Args:
+        inner: the user's model.
+        priors: one a group.
+        groups: positions in `inner.weights` of each group's shared variables.
+        choices: what was decided about each of `inner.weights`.
+        complexity_weight: tau, the value that schedules scale.
+        train_size: N, or `None` while unknown.
+
+    Attributes:
+        inner: the user's model.
+        priors: the mixtures with their hyperpriors.
+        shared_weights: `WeightChoice` records: what is shared, what not, and why.
+        complexity_weight: variable, tau as it is at present.
+        snap: variable, the share of the way from w to its mean, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        inner: keras.Model,
+        priors: list[GaussianMixturePrior],
+        groups: list[list[int]],
+        choices: list[WeightChoice],
+        *,
+        complexity_weight: float,
+        train_size: int | None,
+        name: str | None = None,
+    ) -> None:
+        name = name or f"soft_weight_sharing_{inner.name}"
+        super().__init__(name=name, dtype=inner.dtype_policy, autocast=False)
+        self.inner = inner
+        self.priors = list(priors)
+        self._groups = [list(group) for group in groups]
+        self.shared_weights = list(choices)
+        self.base_complexity_weight = float(complexity_weight)
+        self.train_size = train_size
+        self.complexity_weight = self._scalar("complexity_weight", complexity_weight)
+        self.snap = self._scalar("snap", 0.0)
+        self.complexity_sum = self._scalar("complexity_sum", 0.0)
+        self.complexity_steps = self._scalar("complexity_steps", 0.0)
+        self.supports_masking = True
+        self.built = True
+
+    def _scalar(self, name: str, value: float) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype="float32",
+            initializer=keras.initializers.Constant(float(value)),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def shared_variables(self) -> list[list[keras.Variable]]:
+        """The shared variables of the wrapped model, one list a mixture."""
+        weights = self.inner.weights
+        return [[weights[position] for position in group] for group in self._groups]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to build: the wrapped model and the priors are built."""
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Calls the wrapped model with snapped weights; adds the losses in training."""
+        shared = self._snapped_weights()
+        taken = {id(variable) for variable, _ in shared}
+        others = [v for v in self.inner.variables if id(v) not in taken]
+        scope = keras.StatelessScope(
+            [*shared, *((v, v.value) for v in others)], collect_losses=True
+        )
+        before = [scope.get_current_value(v) for v in others]
+        with scope:
+            outputs = self.inner(inputs)
+        # Moving averages, seeds and their like, where the call has changed them.
+        for variable, value in zip(others, before, strict=True):
+            after = scope.get_current_value(variable)
+            if after is not value:
+                variable.assign(after)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        if training:
+            self.add_loss(self._complexity_loss())
+        return outputs
+
+    def _snapped_weights(self) -> list[tuple[keras.Variable, Tensor]]:
+        share = self.snap.value
+        snapped: list[tuple[keras.Variable, Tensor]] = []
+        for prior, variables in zip(self.priors, self.shared_variables, strict=True):
+            flat = _join(variables)
+            parts = _split(prior.snap(flat, share), variables)
+            snapped.extend(zip(variables, parts, strict=True))
+        return snapped
+
+    def _complexity_loss(self) -> Tensor:
+        """(tau / N) times the priors' loss, also summed up for the logs."""
+        if self.train_size is None:
+            raise ValueError(
+                "The number of training examples is not known. `fit` works it out from "
+                "its data; in a loop of your own, pass train_size= to "
+                "apply_soft_weight_sharing."
+            )
+        loss = sum(
+            prior.complexity_loss([ops.cast(v, "float32") for v in variables])
+            for prior, variables in zip(self.priors, self.shared_variables, strict=True)
+        )
+        loss = loss * self.complexity_weight.value / float(self.train_size)
+        self.complexity_sum.assign_add(ops.stop_gradient(loss))
+        self.complexity_steps.assign_add(1.0)
+        return loss
+
+    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+        """As `keras.Model.compile`, except for what "auto" means on a CPU.
+
+        TensorFlow's XLA slows convolutions on a CPU down twofold, so there "auto" leaves
+        the step as it is. The prior is compiled in any case.
+        """
+        if jit_compile == "auto" and not _whole_step_gains_from_jit():
+            jit_compile = False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as the saved one was, its optimizer's state included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`; finds the number of examples, and the callback.
+
+        Without an `AnnealAndMerge` among the callbacks the default one is added, with a
+        warning.
+
+        Raises:
+            ValueError: when the number of training examples is needed and unknown.
+        """
+        from tfmot_sws.callbacks import AnnealAndMerge, put_first
+
+        bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
+        arguments = bound.arguments
+        arguments.pop("self")
+        if self.train_size is None:
+            self.train_size = count_examples(
+                arguments.get("x"),
+                batch_size=arguments.get("batch_size"),
+                steps_per_epoch=arguments.get("steps_per_epoch"),
+                validation_split=arguments.get("validation_split") or 0.0,
+            )
+        callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
+        if added:
+            warnings.warn(
+                "fit() was called without an AnnealAndMerge callback, so the default one "
+                "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
+                stacklevel=2,
+            )
+        arguments["callbacks"] = callbacks
+        return super().fit(**arguments)
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration, the wrapped model's included."""
+        return {
+            "inner": keras.saving.serialize_keras_object(self.inner),
+            "priors": [keras.saving.serialize_keras_object(p) for p in self.priors],
+            "groups": self._groups,
+            "choices": [vars(choice) for choice in self.shared_weights],
+            "complexity_weight": self.base_complexity_weight,
+            "train_size": self.train_size,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SoftWeightSharing:
+        """The inverse of `get_config`."""
+        config = dict(config)
+        inner = keras.saving.deserialize_keras_object(config.pop("inner"), custom_objects)
+        priors = [keras.saving.deserialize_keras_object(p) for p in config.pop("priors")]
+        choices = [
+            WeightChoice(**{**choice, "shape": tuple(choice["shape"])})
+            for choice in config.pop("choices")
+        ]
+        return cls(inner, priors, config.pop("groups"), choices, **config)
+
+
+def _join(variables: list[keras.Variable]) -> Tensor:
+    """All entries of some variables as one flat float32 tensor."""
+    return ops.concatenate([ops.reshape(ops.cast(v, "float32"), (-1,)) for v in variables])
+
+
+def _split(flat: Tensor, variables: list[keras.Variable]) -> list[Tensor]:
+    """The inverse of `_join`, in each variable's shape and dtype."""
+    sizes = [int(np.prod(v.shape)) for v in variables]
+    parts = ops.split(flat, np.cumsum(sizes)[:-1].tolist()) if len(sizes) > 1 else [flat]
+    return [
+        ops.cast(ops.reshape(part, v.shape), v.dtype)
+        for part, v in zip(parts, variables, strict=True)
+    ]
+
+
+def _whole_step_gains_from_jit() -> bool:
+    """False for TensorFlow on a CPU, where XLA slows convolutions down twofold."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, SoftWeightSharing):
+        raise ValueError(
+            f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
+            "it with strip_soft_weight_sharing before wrapping again."
+        )
+    if type(model).__module__.split(".")[0] == "tf_keras" or any(
+        base.__module__.startswith("tf_keras") for base in type(model).__mro__
+    ):
+        raise TypeError(
+            f"{type(model).__name__} is a tf_keras (Keras 2) model; a Keras 3 model is "
+            "expected. Rebuild it with `import keras` and copy the weights: "
+            "new_model.set_weights(old_model.get_weights())."
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"A keras.Model is expected; received {type(model).__name__}. Wrap a single "
+            "layer in keras.Sequential first."
+        )
+    if not model.built or not model.weights:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights yet. Call it once on "
+            "a batch of data, or call model.build(input_shape)."
+        )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")

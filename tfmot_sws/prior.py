@@ -1,0 +1,340 @@
+"""The trainable mixture: the only owner of its parametrisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.assignment import assign, snap_to_means
+from tfmot_sws.density_table import DEAD, MixtureTensors, total_negative_log_prob
+from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
+from tfmot_sws.initialization import initial_mixture, root_mean_square
+from tfmot_sws.mixture import GaussianMixture
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """Learning rates of the mixture as multiples of the optimizer's own rate.
+
+    They hold under any optimizer: plain SGD, momentum, Adam and their like. A rate
+    schedule given to the optimizer moves all of them together.
+
+    Args:
+        means: of mu_k.
+        log_precisions: of gamma_k = log lambda_k.
+        log_proportions: of rho_k, and of pi_0's logit when it is learned.
+
+    References:
+        Ullrich et al. 2017, appendix A: 5e-4 for the weights, 1e-4, 3e-3 and 3e-3 for
+        these three.
+    """
+
+    means: float = 0.2
+    log_precisions: float = 6.0
+    log_proportions: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name, rate in dataclasses.asdict(self).items():
+            if not 0 < rate < float("inf"):
+                raise ValueError(
+                    f"The learning rate multiple of {name} must be above 0 and finite; "
+                    f"received {rate}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOptions:
+    """Settings of the prior that seldom need a change.
+
+    All widths are in multiples of the root mean square of the shared weights.
+
+    Args:
+        initial_stddev: width of every component at the start, > 0.
+        zero: hyperprior on the zero component's precision.
+        others: hyperprior on the other components' precisions.
+        assignment_width: the common width by which weights are assigned to components,
+            > 0; larger values set more weights to zero. 0 takes each component's own
+            width, the paper's rule.
+        learning_rates: of the mixture's parameters.
+
+    Raises:
+        ValueError: when a width is out of range.
+    """
+
+    initial_stddev: float = 1.0
+    zero: GammaHyperprior = GammaHyperprior(strength=5000.0, stddev=0.4)
+    others: GammaHyperprior = GammaHyperprior(strength=250.0, stddev=0.4)
+    assignment_width: float = 1.0
+    learning_rates: LearningRates = LearningRates()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_stddev < float("inf"):
+            raise ValueError(
+                f"initial_stddev must be above 0 and finite; received {self.initial_stddev}."
+            )
+        if not 0 <= self.assignment_width < float("inf"):
+            raise ValueError(
+                "assignment_width must be at least 0 and finite; received "
+                f"{self.assignment_width}."
+            )
+
+
+@keras.saving.register_keras_serializable(package="tfmot_sws")
+class GaussianMixturePrior(keras.layers.Layer):
+    """A trainable Gaussian mixture over scalar weights, with its hyperpriors.
+
+    Components live in fixed slots 0..K-1, slot 0 being the zero component. Slots whose
+    component has died or was merged into another stay, with `alive` at 0, so that
+    neither shapes nor compiled steps change during training.
+
+    Each trained parameter theta is held as v = theta / r, r being its learning rate
+    multiple, and takes the gradient of theta as if it were that of v. An update of v by
+    any optimizer then moves theta by r times what that optimizer would have done.
+
+    Args:
+        num_components: K >= 2.
+        zero_proportion: pi_0 in (0, 1), or a `BetaHyperprior` to learn it.
+        options: widths, hyperpriors and learning rates.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    References:
+        Ullrich et al. 2017, sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        num_components: int = 16,
+        *,
+        zero_proportion: float | BetaHyperprior = 0.99,
+        options: PriorOptions | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name, dtype="float32", autocast=False)
+        _check_components(num_components)
+        _check_zero_proportion(zero_proportion)
+        self.num_components = num_components
+        self.zero_proportion = zero_proportion
+        self.options = options or PriorOptions()
+        self._add_variables()
+        self.built = True
+
+    def _add_variables(self) -> None:
+        others = self.num_components - 1
+        self._means = self._trained("means", others)
+        self._log_precisions = self._trained("log_precisions", self.num_components)
+        self._log_proportions = self._trained("log_proportions", others)
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            self._zero_logit = self._trained("zero_logit", 1)
+        self.alive = self._state("alive", np.ones(self.num_components))
+        self.scale = self._state("scale", 1.0)
+        zero, rest = self.options.zero.stddev, self.options.others.stddev
+        self.target_stddevs = self._state("target_stddevs", [zero, rest])
+        self.assignment_width = self._state("assignment_width", self.options.assignment_width)
+
+    def _trained(self, name: str, size: int) -> keras.Variable:
+        return self.add_weight(name=name, shape=(size,), initializer="zeros")
+
+    def _state(self, name: str, value: Any) -> keras.Variable:
+        value = np.asarray(value, np.float32)
+        return self.add_weight(
+            name=name,
+            shape=value.shape,
+            initializer=lambda _, dtype=None: ops.convert_to_tensor(value, dtype),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    # The mixture, read by training.
+
+    def tensors(self) -> MixtureTensors:
+        """The mixture as tensors, differentiable in the trained variables."""
+        rates = self.options.learning_rates
+        means = _at_rate(self._means, rates.means)
+        proportions = _at_rate(self._log_proportions, rates.log_proportions)
+        log_zero, log_rest = self._log_zero()
+        others_alive = self.alive.value[1:] > 0.5
+        proportions = ops.where(others_alive, proportions, DEAD)
+        return MixtureTensors(
+            ops.concatenate([ops.zeros((1,)), means]),
+            _at_rate(self._log_precisions, rates.log_precisions),
+            ops.concatenate(
+                [
+                    ops.reshape(log_zero, (1,)),
+                    ops.where(others_alive, ops.log_softmax(proportions) + log_rest, DEAD),
+                ]
+            ),
+        )
+
+    def _log_zero(self) -> tuple[Tensor, Tensor]:
+        """log pi_0 and log(1 - pi_0)."""
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            rate = self.options.learning_rates.log_proportions
+            logit = _at_rate(self._zero_logit, rate)[0]
+            return ops.log_sigmoid(logit), ops.log_sigmoid(-logit)
+        zero = np.float32(self.zero_proportion)
+        return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
+
+    def complexity_loss(self, weights: Sequence[Tensor]) -> Tensor:
+        """-sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
+
+        It is a negative log-density and may be below zero.
+
+        Args:
+            weights: float32 tensors of any shapes.
+        """
+        mixture = self.tensors()
+        return total_negative_log_prob(list(weights), mixture) + self._hyperprior_loss(mixture)
+
+    def _hyperprior_loss(self, mixture: MixtureTensors) -> Tensor:
+        zero, others = self.options.zero, self.options.others
+        gamma = mixture.log_precisions
+        on_zero = gamma_negative_log_prob(gamma[0], zero.strength, self.target_stddevs.value[0])
+        on_others = gamma_negative_log_prob(
+            gamma[1:], others.strength, self.target_stddevs.value[1]
+        )
+        loss = on_zero + ops.sum(ops.where(self.alive.value[1:] > 0.5, on_others, 0.0))
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            loss += self.zero_proportion.negative_log_prob(*self._log_zero())
+        return loss
+
+    def assign(self, weights: Tensor) -> Tensor:
+        """Component slot of every weight, int32, by the rule of `options`."""
+        return assign(weights, self.tensors(), self.assignment_width.value)
+
+    def snap(self, weights: Tensor, share: Tensor) -> Tensor:
+        """The weights moved `share` (0 to 1) of the way to their components' means."""
+        index = self.assign(ops.stop_gradient(weights))
+        return snap_to_means(weights, self.tensors().means, index, share)
+
+    # The mixture, set from outside.
+
+    def fit_initial(self, weights: Sequence[NDArray[np.floating]]) -> None:
+        """Lays the first mixture over the range of the pretrained weights.
+
+        Args:
+            weights: arrays, at least one of them not empty.
+        """
+        scale = root_mean_square(weights)
+        self.scale.assign(scale)
+        self.set_widths()
+        zero = self.zero_proportion
+        mixture = initial_mixture(
+            weights,
+            self.num_components,
+            stddev=self.options.initial_stddev * scale,
+            zero_proportion=zero.mean if isinstance(zero, BetaHyperprior) else zero,
+        )
+        self.set_mixture(mixture, np.arange(self.num_components))
+
+    def set_widths(self, stddev: float = 1.0, assignment: float = 1.0) -> None:
+        """Sets the widths of the hyperpriors and of the assignment, in tensors' units.
+
+        Args:
+            stddev: factor on the hyperpriors' widths.
+            assignment: factor on the assignment width.
+        """
+        options, scale = self.options, float(ops.convert_to_numpy(self.scale))
+        targets = [options.zero.stddev, options.others.stddev]
+        self.target_stddevs.assign(np.asarray(targets, np.float32) * (stddev * scale))
+        self.assignment_width.assign(options.assignment_width * assignment * scale)
+
+    @property
+    def alive_slots(self) -> NDArray[np.intp]:
+        """Slots whose component is alive, ascending; the first is 0."""
+        return np.flatnonzero(ops.convert_to_numpy(self.alive) > 0.5)
+
+    def mixture(self) -> GaussianMixture:
+        """The living components as an immutable value, in the order of their slots."""
+        slots = self.alive_slots
+        means, log_precisions, log_proportions = (
+            ops.convert_to_numpy(field)[slots].astype(np.float64) for field in self.tensors()
+        )
+        proportions = np.exp(log_proportions)
+        return GaussianMixture(
+            means, np.exp(-0.5 * log_precisions), proportions / proportions.sum()
+        )
+
+    def set_mixture(self, mixture: GaussianMixture, slots: NDArray[np.intp]) -> None:
+        """Puts the components of a mixture into the given slots; other slots die.
+
+        Args:
+            mixture: at most K components.
+            slots: distinct slots, one a component, ascending; the first is 0.
+        """
+        rates = self.options.learning_rates
+        inner = slots[1:] - 1
+        _write(self._means, inner, mixture.means[1:] / rates.means)
+        log_precisions = np.log(mixture.precisions)
+        _write(self._log_precisions, slots, log_precisions / rates.log_precisions)
+        log_proportions = np.log(np.maximum(mixture.mixing_proportions, 1e-30))
+        _write(self._log_proportions, inner, log_proportions[1:] / rates.log_proportions)
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            logit = log_proportions[0] - np.log1p(-mixture.mixing_proportions[0])
+            self._zero_logit.assign([logit / rates.log_proportions])
+        alive = np.zeros(self.num_components, np.float32)
+        alive[slots] = 1.0
+        self.alive.assign(alive)
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration from which `from_config` builds an equal, untrained prior."""
+        zero = self.zero_proportion
+        return {
+            "num_components": self.num_components,
+            "zero_proportion": dataclasses.asdict(zero)
+            if isinstance(zero, BetaHyperprior)
+            else zero,
+            "options": dataclasses.asdict(self.options),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> GaussianMixturePrior:
+        """The inverse of `get_config`."""
+        config = dict(config)
+        options = dict(config.pop("options"))
+        options["zero"] = GammaHyperprior(**options["zero"])
+        options["others"] = GammaHyperprior(**options["others"])
+        options["learning_rates"] = LearningRates(**options["learning_rates"])
+        if isinstance(config["zero_proportion"], dict):
+            config["zero_proportion"] = BetaHyperprior(**config["zero_proportion"])
+        return cls(options=PriorOptions(**options), **config)
+
+
+def _at_rate(variable: keras.Variable, rate: float) -> Tensor:
+    """theta = r v in value, with the gradient of theta handed on to v unscaled."""
+    value = variable.value
+    return value + ops.stop_gradient((rate - 1.0) * value)
+
+
+def _write(variable: keras.Variable, index: NDArray[np.intp], values: NDArray) -> None:
+    array = ops.convert_to_numpy(variable)
+    array[index] = values
+    variable.assign(array)
+
+
+def _check_components(num_components: int) -> None:
+    if not isinstance(num_components, int) or not 2 <= num_components <= 256:
+        raise ValueError(
+            "num_components must be an integer from 2 (the zero component and one other) "
+            f"to 256; received {num_components!r}."
+        )
+
+
+def _check_zero_proportion(zero_proportion: float | BetaHyperprior) -> None:
+    if isinstance(zero_proportion, BetaHyperprior):
+        return
+    if not 0.0 < zero_proportion < 1.0:
+        raise ValueError(
+            "zero_proportion must lie strictly between 0 and 1, or be a BetaHyperprior "
+            f"to learn it; received {zero_proportion}."
+        )

@@ -1,0 +1,281 @@
+"""What a stripped model weighs, counted in records that sum; rendering is apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.table import Table
+
+from tfmot_sws.codebook import ClusteredTensor, is_clustered
+
+_FLOAT_BITS = 32
+_MAX_INDEX_BITS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorReport:
+    """One variable of the model.
+
+    Args:
+        path: its path in the model.
+        shape: its shape.
+        clustered: whether it is stored as codebook and indices.
+        zeros: entries that are exactly zero.
+        distinct: number of distinct values.
+        entropy_bits: order-0 entropy of the indices in bits per weight; 32 where the
+            tensor is not clustered.
+        dense_bytes: size as float32 (or its own integer type).
+        entropy_bytes: indices at their entropy, plus the float32 codebook.
+        han_bytes: size as Deep Compression counts; see `han_bits`.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    clustered: bool
+    zeros: int
+    distinct: int
+    entropy_bits: float
+    dense_bytes: int
+    entropy_bytes: float
+    han_bytes: float
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionReport:
+    """The records of all variables, and their totals.
+
+    Args:
+        tensors: one record a variable, in the model's order.
+    """
+
+    tensors: tuple[TensorReport, ...]
+
+    @property
+    def num_weights(self) -> int:
+        """Entries of all variables."""
+        return sum(t.size for t in self.tensors)
+
+    @property
+    def num_zeros(self) -> int:
+        """Entries that are exactly zero."""
+        return sum(t.zeros for t in self.tensors)
+
+    @property
+    def zero_share(self) -> float:
+        """Share of zeros among the clustered tensors' entries, 0 to 1."""
+        clustered = [t for t in self.tensors if t.clustered]
+        return sum(t.zeros for t in clustered) / max(sum(t.size for t in clustered), 1)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Size of all variables uncompressed."""
+        return sum(t.dense_bytes for t in self.tensors)
+
+    @property
+    def entropy_bytes(self) -> float:
+        """Size at the order-0 entropy, codebooks and unshared variables included."""
+        return sum(t.entropy_bytes for t in self.tensors)
+
+    @property
+    def han_bytes(self) -> float:
+        """Size as Deep Compression counts it, unshared variables included."""
+        return sum(t.han_bytes for t in self.tensors)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Dense size over the size as Deep Compression counts it."""
+        return self.dense_bytes / max(self.han_bytes, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Totals and records as plain values, ready for JSON."""
+        names = (
+            "num_weights",
+            "num_zeros",
+            "zero_share",
+            "dense_bytes",
+            "entropy_bytes",
+            "han_bytes",
+            "compression_ratio",
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "tensors": [dataclasses.asdict(t) for t in self.tensors],
+        }
+
+    def print(self, console: Console | None = None) -> None:
+        """Shows the report as a table on the terminal."""
+        (console or Console()).print(self.table())
+
+    def table(self) -> Table:
+        """The report as a rich table."""
+        table = Table(title="Compression report", show_footer=True)
+        total = self.dense_bytes
+        columns = {
+            "tensor": "total",
+            "shape": "",
+            "zeros": f"{self.zero_share:.1%}",
+            "values": "",
+            "bits/weight": f"{8 * self.han_bytes / max(self.num_weights, 1):.3f}",
+            "dense bytes": f"{total:,}",
+            "entropy bytes": f"{self.entropy_bytes:,.0f}",
+            "Huffman bytes": f"{self.han_bytes:,.0f}",
+            "ratio": f"{self.compression_ratio:.1f}x",
+        }
+        for index, (header, footer) in enumerate(columns.items()):
+            table.add_column(header, footer, justify="right" if index > 1 else "left")
+        for t in self.tensors:
+            table.add_row(*_cells(t))
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=120, record=False)
+        with console.capture() as captured:
+            self.print(console)
+        return captured.get()
+
+
+def compression_report(model: keras.Model) -> CompressionReport:
+    """Counts zeros, values and bytes of every variable of a stripped model.
+
+    All variables count, also those that are not shared: biases, normalisation, state. A
+    variable that is not clustered counts at its full size.
+
+    Args:
+        model: a plain built model, such as `strip_soft_weight_sharing` returns.
+
+    Returns:
+        The records; print them with `print()`, read them with `to_dict()`.
+
+    Raises:
+        TypeError: the model is still wrapped.
+        ValueError: it is not built.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> compression_report(model).dense_bytes == 4 * (8 * 4 + 4)
+        True
+    """
+    if hasattr(model, "priors"):
+        raise TypeError(
+            "compression_report counts a stripped model; received a wrapped one. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
+            "batch of data."
+        )
+    return CompressionReport(tuple(_tensor_report(v) for v in model.weights))
+
+
+def _tensor_report(variable: keras.Variable) -> TensorReport:
+    values = ops.convert_to_numpy(variable)
+    dense_bits = 8 * values.dtype.itemsize * values.size
+    common = {
+        "path": variable.path,
+        "shape": tuple(variable.shape),
+        "dense_bytes": dense_bits // 8,
+    }
+    if not is_clustered(values):
+        return TensorReport(
+            **common,
+            clustered=False,
+            zeros=int(values.size - np.count_nonzero(values)),
+            distinct=int(np.unique(values).size),
+            entropy_bits=float(_FLOAT_BITS),
+            entropy_bytes=dense_bits / 8,
+            han_bytes=dense_bits / 8,
+        )
+    tensor = ClusteredTensor.from_array(values)
+    codebook_bits = _FLOAT_BITS * tensor.codebook.size
+    entropy = tensor.entropy_bits_per_weight
+    return TensorReport(
+        **common,
+        clustered=True,
+        zeros=tensor.num_zeros,
+        distinct=tensor.codebook.size,
+        entropy_bits=entropy,
+        entropy_bytes=(entropy * values.size + codebook_bits) / 8,
+        han_bytes=min(han_bits(tensor), dense_bits) / 8,
+    )
+
+
+def han_bits(tensor: ClusteredTensor) -> int:
+    """Size in bits as Deep Compression stores a tensor.
+
+    Each non-zero entry is a gap (zeros since the last one, below 2^b, a filler zero
+    standing in for longer gaps) and a codebook index. Both are Huffman coded; codebook
+    (32 bits a value) and code lengths (8 bits a symbol) are counted. b is what gives the
+    smallest size.
+
+    References:
+        Han, Mao, Dally, "Deep Compression", ICLR 2016, sections 2 to 4.
+    """
+    zero = np.flatnonzero(tensor.codebook == 0)
+    zero_index = int(zero[0]) if zero.size else -1
+    flat = tensor.indices.reshape(-1)
+    places = np.flatnonzero(flat != zero_index)
+    gaps = np.diff(places, prepend=-1) - 1
+    counts = np.bincount(flat[places], minlength=tensor.codebook.size)
+    bits = (_bits_with_gaps(gaps, counts, b) for b in range(1, _MAX_INDEX_BITS + 1))
+    return min(bits) + _FLOAT_BITS * tensor.codebook.size
+
+
+def _bits_with_gaps(gaps: NDArray[np.intp], counts: NDArray[np.intp], index_bits: int) -> int:
+    """Huffman-coded gaps and values, with the tables, for one width of the gaps."""
+    span = 1 << index_bits
+    fillers = int((gaps // span).sum())
+    gap_counts = np.bincount(gaps % span, minlength=span)
+    gap_counts[span - 1] += fillers
+    value_counts = np.append(counts, fillers)
+    tables = 8 * int(np.count_nonzero(gap_counts) + np.count_nonzero(value_counts))
+    return huffman_bits(gap_counts) + huffman_bits(value_counts) + tables
+
+
+def huffman_bits(counts: ArrayLike) -> int:
+    """Total length in bits of a message with these symbol counts, Huffman coded.
+
+    A message of one distinct symbol takes one bit a symbol.
+
+    Example:
+        >>> huffman_bits([4, 2, 1, 1])
+        14
+    """
+    heap = [int(count) for count in np.asarray(counts).reshape(-1) if count > 0]
+    if len(heap) == 1:
+        return heap[0]
+    heapq.heapify(heap)
+    total = 0
+    # Every merge puts one more bit in front of all symbols below it.
+    for _ in itertools.repeat(None, len(heap) - 1):
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        total += merged
+        heapq.heappush(heap, merged)
+    return total
+
+
+def _cells(t: TensorReport) -> list[str]:
+    return [
+        t.path,
+        "x".join(map(str, t.shape)) or "scalar",
+        f"{t.zeros / max(t.size, 1):.1%}",
+        f"{t.distinct:,}" if t.clustered else "-",
+        f"{8 * t.han_bytes / max(t.size, 1):.3f}",
+        f"{t.dense_bytes:,}",
+        f"{t.entropy_bytes:,.0f}",
+        f"{t.han_bytes:,.0f}",
+        f"{t.dense_bytes / max(t.han_bytes, 1e-9):.1f}x",
+    ]

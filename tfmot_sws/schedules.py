@@ -1,0 +1,74 @@
+"""Schedules: pure functions of the training fraction, from 0 (start) to 1 (end).
+
+A schedule is any callable `fraction -> value`; those here cover the usual shapes. Being
+functions of the fraction, they fit trainings of 5 and of 100 epochs alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def constant(value: float) -> Schedule:
+    """The same value throughout."""
+    return lambda _: value
+
+
+def linear(initial: float, final: float, *, start: float = 0.0, end: float = 1.0) -> Schedule:
+    """From `initial` to `final` in a straight line between two training fractions.
+
+    Args:
+        initial: value up to the fraction `start`.
+        final: value from the fraction `end` on.
+        start: training fraction in [0, 1].
+        end: training fraction in [start, 1]; equal to `start` makes a step.
+
+    Raises:
+        ValueError: when the fractions are out of order or range.
+
+    Example:
+        >>> [linear(0.0, 1.0, start=0.2, end=0.6)(f) for f in (0.1, 0.4, 0.9)]
+        [0.0, 0.5, 1.0]
+    """
+    progress = _progress(start, end)
+    return lambda fraction: initial + (final - initial) * progress(fraction)
+
+
+def geometric(
+    initial: float, final: float, *, start: float = 0.0, end: float = 1.0
+) -> Schedule:
+    """From `initial` to `final` by equal factors between two training fractions.
+
+    Args:
+        initial: value > 0 up to the fraction `start`.
+        final: value > 0 from the fraction `end` on.
+        start: training fraction in [0, 1].
+        end: training fraction in [start, 1].
+
+    Raises:
+        ValueError: when a value is not positive or the fractions are out of range.
+
+    Example:
+        >>> round(geometric(1.0, 0.01)(0.5), 6)
+        0.1
+    """
+    if not (initial > 0 and final > 0):
+        raise ValueError(
+            f"A geometric schedule needs values above 0; received {initial} and {final}."
+        )
+    progress = _progress(start, end)
+    return lambda fraction: initial * (final / initial) ** progress(fraction)
+
+
+def _progress(start: float, end: float) -> Schedule:
+    """0 up to `start`, 1 from `end` on, straight between."""
+    if not 0.0 <= start <= end <= 1.0:
+        raise ValueError(
+            "A schedule needs training fractions with 0 <= start <= end <= 1; received "
+            f"start={start}, end={end}."
+        )
+    if start == end:
+        return lambda fraction: float(fraction >= end)
+    return lambda fraction: min(max((fraction - start) / (end - start), 0.0), 1.0)

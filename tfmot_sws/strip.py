@@ -1,0 +1,102 @@
+"""From the wrapped model to a plain one, and from a plain one to its codebooks."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from tfmot_sws.codebook import ClusteredTensor, is_clustered
+from tfmot_sws.model import SoftWeightSharing
+
+
+def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
+    """A plain Keras model in which every shared weight is its component's mean.
+
+    Use it after `fit`. The wrapped model stays as it is and can train on.
+
+    Args:
+        model: a model from `apply_soft_weight_sharing`, trained.
+
+    Returns:
+        An uncompiled float32 model of the same class, architecture and names. Each shared
+        tensor holds at most K values, zero being exactly 0.0; all others are copied.
+
+    Raises:
+        TypeError: `model` is not wrapped (also when it was stripped already).
+        ValueError: it has not been trained since it was wrapped.
+    """
+    if not isinstance(model, SoftWeightSharing):
+        raise TypeError(
+            "strip_soft_weight_sharing expects a model wrapped by "
+            f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
+            "was stripped already is plain, and needs no second strip."
+        )
+    if not float(ops.convert_to_numpy(model.snap)) > 0:
+        raise ValueError(
+            f"Model '{model.name}' has not been trained under soft weight-sharing: "
+            "stripping it now would round pretrained weights to a few values. Call "
+            "fit(..., callbacks=[AnnealAndMerge()]) first."
+        )
+    plain = _float32_clone(model.inner)
+    values = {id(v): ops.convert_to_numpy(v) for v in model.inner.variables}
+    for prior, variables in zip(model.priors, model.shared_variables, strict=True):
+        means = ops.convert_to_numpy(prior.tensors().means)
+        for variable in variables:
+            index = prior.assign(ops.cast(variable, "float32"))
+            values[id(variable)] = means[ops.convert_to_numpy(index)]
+    for source, target in zip(model.inner.variables, plain.variables, strict=True):
+        target.assign(values[id(source)])
+    return plain
+
+
+def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
+    """Codebook and indices of every clustered tensor of a stripped model.
+
+    They are read from the values, so a model that was saved and loaded has them too.
+
+    Args:
+        model: a plain model, such as `strip_soft_weight_sharing` returns.
+
+    Returns:
+        By variable path, the tensors for which `is_clustered` holds: at most 256 distinct
+        values, and at least two entries a value.
+
+    Raises:
+        TypeError: `model` is still wrapped.
+    """
+    if isinstance(model, SoftWeightSharing):
+        raise TypeError(
+            "get_codebooks reads a stripped model; received a wrapped one. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
+    arrays = {v.path: ops.convert_to_numpy(v) for v in model.weights}
+    return {
+        path: ClusteredTensor.from_array(values)
+        for path, values in arrays.items()
+        if is_clustered(values)
+    }
+
+
+def _float32_clone(model: keras.Model) -> keras.Model:
+    """The same architecture and names, computing in float32, not compiled."""
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    clone = keras.saving.deserialize_keras_object(_as_float32(config))
+    if not clone.built or len(clone.variables) != len(model.variables):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+            "configuration. A subclassed model needs get_config() and a build() that "
+            "creates its layers; see keras.saving.register_keras_serializable."
+        )
+    return clone
+
+
+def _as_float32(config: object) -> object:
+    """A serialised model with every dtype policy replaced by float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(_as_float32(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return {**config, "config": {"name": "float32"}}
+    return {key: _as_float32(value) for key, value in config.items()}

@@ -1,0 +1,89 @@
+"""How many training examples one epoch of `fit` sees: the N of the complexity loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+_ADVICE = (
+    "Pass train_size=, the number of training examples, to apply_soft_weight_sharing: the "
+    "complexity loss is divided by it."
+)
+
+
+def count_examples(
+    x: Any,
+    *,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    validation_split: float = 0.0,
+) -> int:
+    """Number of training examples in what is handed to `fit`.
+
+    Args:
+        x: arrays or tensors (also nested in lists or dicts), a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a torch `DataLoader`, or anything with a length in
+            batches.
+        batch_size: as given to `fit`.
+        steps_per_epoch: as given to `fit`; used where the data has no length.
+        validation_split: as given to `fit`, taken off arrays.
+
+    Returns:
+        N >= 1.
+
+    Raises:
+        ValueError: when the data is empty or its size cannot be known.
+
+    Example:
+        >>> count_examples(np.zeros((100, 3)), validation_split=0.2)
+        80
+    """
+    count = _count(x, batch_size, steps_per_epoch, validation_split)
+    if count is None:
+        raise ValueError(
+            f"The number of training examples in {type(x).__name__} cannot be worked "
+            f"out. {_ADVICE}"
+        )
+    if count < 1:
+        raise ValueError(
+            f"fit received no training examples ({type(x).__name__} of size {count}). "
+            "Pass data with at least one example."
+        )
+    return count
+
+
+def _count(
+    x: Any, batch_size: int | None, steps_per_epoch: int | None, validation_split: float
+) -> int | None:
+    if isinstance(x, keras.utils.PyDataset):
+        return _times(x.num_batches or steps_per_epoch, _batch_of(x[0]))
+    if hasattr(x, "cardinality"):
+        return _count_dataset(x, steps_per_epoch)
+    if hasattr(x, "dataset") and hasattr(x, "batch_size"):
+        return len(x.dataset)
+    leaves = keras.tree.flatten(x)
+    if leaves and getattr(leaves[0], "shape", ()):
+        return round(int(leaves[0].shape[0]) * (1.0 - validation_split))
+    if isinstance(x, (list, tuple)) and leaves:
+        return round(len(x) * (1.0 - validation_split))
+    return _times(steps_per_epoch, batch_size)
+
+
+def _count_dataset(dataset: Any, steps_per_epoch: int | None) -> int | None:
+    """A tf.data.Dataset: batches times the size of a batch, the last counted as full."""
+    cardinality = int(dataset.cardinality())
+    if cardinality == 0:
+        return 0
+    batches = cardinality if cardinality > 0 else steps_per_epoch
+    return _times(batches, _batch_of(next(iter(dataset)))) if batches else None
+
+
+def _batch_of(batch: Any) -> int | None:
+    leaf = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
+    shape = getattr(leaf, "shape", ())
+    return int(shape[0]) if shape else None
+
+
+def _times(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else first * second
