@@ -79,15 +79,19 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
 
 def _float32_clone(model: keras.Model) -> keras.Model:
     """The same architecture and names, computing in float32, not compiled."""
-    config = keras.saving.serialize_keras_object(model)
+    advice = (
+        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+        "configuration. A subclassed model needs get_config() and a build() that creates "
+        "its layers; see keras.saving.register_keras_serializable."
+    )
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ValueError(advice) from error
     config.pop("compile_config", None)
     clone = keras.saving.deserialize_keras_object(_as_float32(config))
     if not clone.built or len(clone.variables) != len(model.variables):
-        raise ValueError(
-            f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
-            "configuration. A subclassed model needs get_config() and a build() that "
-            "creates its layers; see keras.saving.register_keras_serializable."
-        )
+        raise ValueError(advice)
     return clone
 
 

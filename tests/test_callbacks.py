@@ -1,0 +1,149 @@
+"""AnnealAndMerge: schedules by training fraction, logs, merging, and NaN."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from families import sequential
+
+import tfmot_sws as sws
+from tfmot_sws import schedules
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.standard_normal((64, 10)).astype("float32")
+    return x, (x[:, :3] * 2).astype("float32")
+
+
+@pytest.fixture
+def shared():
+    keras.utils.set_random_seed(5)
+    wrapped = sws.apply_soft_weight_sharing(sequential(), num_components=6)
+    wrapped.compile(keras.optimizers.Adam(1e-2), "mse")
+    return wrapped
+
+
+class Recorder(keras.callbacks.Callback):
+    """What the wrapper's variables held at each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        model = self.model
+        self.rows.append([float(model.complexity_weight.value), float(model.snap.value)])
+
+
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_schedules_follow_the_training_fraction(shared, data, epochs):
+    recorder = Recorder()
+    callback = sws.AnnealAndMerge(
+        complexity=schedules.linear(0.0, 2.0), snap=schedules.linear(0.0, 1.0, end=0.5)
+    )
+    shared.fit(*data, epochs=epochs, batch_size=16, verbose=0, callbacks=[callback, recorder])
+    fractions = np.arange(4 * epochs) / (4 * epochs)
+    expected = np.stack([0.05 * 2 * fractions, np.minimum(2 * fractions, 1)], axis=1)
+    np.testing.assert_allclose(recorder.rows, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_widths_reach_the_prior(shared, data):
+    callback = sws.AnnealAndMerge(
+        stddev=schedules.constant(3.0), assignment=schedules.constant(0.5)
+    )
+    shared.fit(*data, epochs=1, verbose=0, callbacks=[callback])
+    prior = shared.priors[0]
+    scale, options = float(prior.scale.value), prior.options
+    targets = [3 * scale * options.zero.stddev, 3 * scale * options.others.stddev]
+    np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
+    width = 0.5 * scale * options.assignment_width
+    assert float(prior.assignment_width.value) == pytest.approx(width)
+
+
+def test_logs_reach_callbacks_listed_before(shared, data, tmp_path):
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    shared.fit(*data, epochs=2, verbose=0, callbacks=[log, sws.AnnealAndMerge()])
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        total = float(row["error_loss"]) + float(row["complexity_loss"])
+        assert total == pytest.approx(float(row["loss"]), rel=1e-4)
+
+
+def test_logs_tell_zeros_and_bits_as_counted(shared, data):
+    history = shared.fit(*data, epochs=3, verbose=0, callbacks=[sws.AnnealAndMerge()]).history
+    prior, kernels = shared.priors[0], shared.shared_variables[0]
+    slots = np.concatenate([np.asarray(prior.assign(k.value)).ravel() for k in kernels])
+    counts = np.unique(slots, return_counts=True)[1]
+    share = counts / counts.sum()
+    assert history["zeros"][-1] == pytest.approx(np.mean(slots == 0))
+    assert history["bits_per_weight"][-1] == pytest.approx(-(share * np.log2(share)).sum())
+    assert history["num_components"][-1] == prior.alive_slots.size
+
+
+def test_unused_components_die_and_twins_merge(shared, data):
+    prior = shared.priors[0]
+    twins = sws.GaussianMixture(
+        [0, 0.3, 0.3005, -0.3, 40.0, 50.0], [0.05] * 6, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]
+    )
+    prior.set_mixture(twins, np.arange(6))
+    prior.set_widths(assignment=0.1)
+    callback = sws.AnnealAndMerge(merge_start=0.0, merge_threshold=0.1)
+    shared.compile(keras.optimizers.SGD(0.0), "mse")
+    shared.fit(*data, epochs=1, verbose=0, callbacks=[callback])
+    np.testing.assert_allclose(prior.mixture().means, [0, 0.30025, -0.3], atol=1e-4)
+    np.testing.assert_array_equal(prior.alive_slots, [0, 1, 3])
+
+
+def test_nothing_dies_before_merge_start(shared, data):
+    callback = sws.AnnealAndMerge(merge_start=1.0)
+    shared.fit(*data, epochs=3, verbose=0, callbacks=[callback])
+    assert shared.priors[0].alive_slots.size == 6
+
+
+def test_nan_stops_training_and_brings_the_last_good_state_back(shared, data):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.good = [np.asarray(v) for v in self.model.trainable_variables]
+            if epoch == 1:
+                kernel = self.model.shared_variables[0][0]
+                kernel.assign(np.full(kernel.shape, np.nan))
+
+    callbacks = [sws.AnnealAndMerge(merge_start=1.0), Poison()]
+    with pytest.warns(UserWarning, match=r"NaN or infinite in epoch 2: training stops"):
+        shared.fit(*data, epochs=5, verbose=0, callbacks=callbacks)
+    assert len(shared.history.epoch) == 2
+    for variable, good in zip(shared.trainable_variables, shared.good, strict=True):
+        assert np.all(np.isfinite(good))
+        np.testing.assert_array_equal(np.asarray(variable), good)
+    assert np.isfinite(shared.evaluate(*data, verbose=0))
+
+
+def test_plain_model_is_turned_down(data):
+    model = sequential()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="works on a model wrapped by apply_soft"):
+        model.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge()])
+
+
+@pytest.mark.parametrize("arguments", [{"merge_threshold": -1}, {"merge_start": 2.0}])
+def test_arguments_out_of_range(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must"):
+        sws.AnnealAndMerge(**arguments)
+
+
+def test_resumed_fit_starts_at_its_fraction(shared, data):
+    recorder = Recorder()
+    callback = sws.AnnealAndMerge(snap=schedules.linear(0.0, 1.0))
+    shared.fit(
+        *data,
+        epochs=4,
+        initial_epoch=3,
+        verbose=0,
+        batch_size=64,
+        callbacks=[callback, recorder],
+    )
+    assert recorder.rows[0][1] == pytest.approx(0.75)

@@ -1,0 +1,99 @@
+"""Stripping: what it gives, what it leaves alone, what it turns down."""
+
+import keras
+import numpy as np
+import pytest
+from families import functional, sequential
+
+import tfmot_sws as sws
+
+
+@pytest.fixture
+def shared(rng):
+    keras.utils.set_random_seed(7)
+    wrapped = sws.apply_soft_weight_sharing(functional(), num_components=5)
+    wrapped.compile("adam", "mse")
+    x = rng.standard_normal((32, 8, 8, 3)).astype("float32")
+    y = rng.standard_normal((32, 3)).astype("float32")
+    wrapped.fit(x, y, epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    return wrapped
+
+
+def test_zero_is_exactly_zero_and_dominates(shared):
+    plain = sws.strip_soft_weight_sharing(shared)
+    kernel = np.asarray(plain.layers[1].kernel)
+    assert np.mean(kernel == 0.0) > 0.2
+    assert not np.any(np.signbit(kernel[kernel == 0.0]))
+
+
+def test_values_follow_the_reference_assignment(shared):
+    plain = sws.strip_soft_weight_sharing(shared)
+    prior, variables = shared.priors[0], shared.shared_variables[0]
+    mixture, width = prior.mixture(), float(prior.assignment_width.value)
+    for source, target in zip(variables, (plain.weights[0], plain.weights[-2]), strict=True):
+        expected = mixture.means[mixture.assign(np.asarray(source), width)]
+        np.testing.assert_allclose(np.asarray(target), expected, rtol=1e-6)
+
+
+def test_other_variables_are_copied(shared):
+    plain = sws.strip_soft_weight_sharing(shared)
+    shared_paths = {id(v) for group in shared.shared_variables for v in group}
+    for source, target in zip(shared.inner.variables, plain.variables, strict=True):
+        if id(source) not in shared_paths:
+            np.testing.assert_array_equal(np.asarray(source), np.asarray(target))
+
+
+def test_wrapped_model_stays_usable(shared):
+    before = [np.asarray(v) for v in shared.variables]
+    plain = sws.strip_soft_weight_sharing(shared)
+    plain.layers[1].kernel.assign(np.zeros(plain.layers[1].kernel.shape))
+    for variable, value in zip(shared.variables, before, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), value)
+
+
+def test_before_training_is_turned_down():
+    with pytest.raises(ValueError, match=r"has not been trained.*fit\("):
+        sws.strip_soft_weight_sharing(sws.apply_soft_weight_sharing(sequential()))
+
+
+def test_twice_is_turned_down(shared):
+    plain = sws.strip_soft_weight_sharing(shared)
+    with pytest.raises(TypeError, match="stripped already is plain"):
+        sws.strip_soft_weight_sharing(plain)
+
+
+def test_model_without_config_is_turned_down(rng):
+    class Bare(keras.Model):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = keras.layers.Dense(units)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Bare(3)
+    x = rng.standard_normal((8, 10)).astype("float32")
+    model(x)
+    shared = sws.apply_soft_weight_sharing(model, num_components=3)
+    shared.compile("sgd", "mse")
+    shared.fit(x, x[:, :3], epochs=1, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    shared.snap.assign(1.0)
+    with pytest.raises(ValueError, match=r"cannot be rebuilt.*get_config"):
+        sws.strip_soft_weight_sharing(shared)
+
+
+def test_codebooks_decode_to_the_weights_also_after_reload(shared, tmp_path):
+    plain = sws.strip_soft_weight_sharing(shared)
+    plain.save(tmp_path / "plain.keras")
+    loaded = keras.models.load_model(tmp_path / "plain.keras")
+    books = sws.get_codebooks(loaded)
+    kernels = {v.path: np.asarray(v) for v in loaded.weights if v.path.endswith("kernel")}
+    assert set(kernels) <= set(books)
+    for path, kernel in kernels.items():
+        np.testing.assert_array_equal(books[path].decode(), kernel)
+        assert books[path].codebook.size <= 5
+
+
+def test_codebooks_of_a_wrapped_model_are_turned_down(shared):
+    with pytest.raises(TypeError, match="reads a stripped model"):
+        sws.get_codebooks(shared)
