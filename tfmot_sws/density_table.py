@@ -24,8 +24,11 @@ from tfmot_sws.compilation import compiled
 
 NUM_CELLS = 1024
 NUM_KNOTS = 6144
-# A component is resolved this many of its widths to each side.
+# A component is resolved this many of its widths to each side, each with some knots.
 REACH = 8.0
+KNOTS_A_WIDTH = 2.0
+# The most knots that the change from one component to another in a cell asks for.
+MAX_BEND = 128.0
 # Fewer weights than this are evaluated one by one: exact, and no slower.
 EXACT_BELOW = 4096
 # Sums of ones in float32 stall at 2^24; slices keep the histograms far below.
@@ -165,11 +168,9 @@ def _place_knots(mixture: MixtureTensors) -> _Cells:
     """Divides the cells so that about `NUM_KNOTS` knots lie where they are needed."""
     edges = _extent(mixture) * ops.convert_to_tensor(_unit_edges(), "float32")
     left, right = edges[:-1], edges[1:]
-    widths = _width_demand(left, right, mixture)
+    widths = KNOTS_A_WIDTH * _width_demand(left, right, mixture)
     bends = _bend_demand(edges, mixture)
-    # The bends get at most as many knots as the components themselves.
-    bends = bends * ops.minimum(1.0, ops.sum(widths) / ops.maximum(ops.sum(bends), 1e-30))
-    demand = ops.maximum(widths, bends)
+    demand = ops.maximum(widths, MAX_BEND * bends / (MAX_BEND + bends))
     spare = NUM_KNOTS - NUM_CELLS - 1
     count = 1.0 + ops.floor(spare * demand / ops.sum(demand))
     first = ops.cumsum(count) - count
@@ -189,13 +190,16 @@ def _width_demand(left: Tensor, right: Tensor, mixture: MixtureTensors) -> Tenso
 
 
 def _bend_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
-    """Drop of the slope times length, per cell.
+    """How far f' is from a straight line in each cell, times the cell's length: nats.
 
-    f is convex where one component rules and bends the other way only between two of
-    them: sharply, where both are narrow and far apart.
+    f' is straight where one component rules and bends where two change over: sharply,
+    where both are narrow and far apart. The tails of a change show in the cells beside.
     """
-    _, slope, _ = _derivatives(edges, mixture)
-    return ops.relu(slope[:-1] - slope[1:]) * (edges[1:] - edges[:-1])
+    _, slope, bend = _derivatives(edges, mixture)
+    length = edges[1:] - edges[:-1]
+    rise = slope[1:] - slope[:-1]
+    off = ops.abs(rise - length * bend[:-1]) + ops.abs(rise - length * bend[1:])
+    return 0.5 * length * off
 
 
 def _coefficients(cells: _Cells, mixture: MixtureTensors) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ class GaussianMixture:
         if others > 0:
             proportions[1:] *= (1.0 - proportions[0]) / others
         else:
-            proportions = proportions / proportions.sum()
+            proportions[0] = 1.0
         return GaussianMixture(self.means[keep], self.stddevs[keep], proportions)
 
     def merge_groups(self, threshold: float) -> list[NDArray[np.intp]]:

@@ -19,6 +19,9 @@ from tfmot_sws.mixture import GaussianMixture
 
 Tensor = Any
 
+# Stands in for a proportion of 0, whose logarithm training could not leave again.
+_LEAST_PROPORTION = 1e-30
+
 
 @dataclasses.dataclass(frozen=True)
 class LearningRates:
@@ -276,10 +279,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         _write(self._means, inner, mixture.means[1:] / rates.means)
         log_precisions = np.log(mixture.precisions)
         _write(self._log_precisions, slots, log_precisions / rates.log_precisions)
-        log_proportions = np.log(np.maximum(mixture.mixing_proportions, 1e-30))
+        log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
         _write(self._log_proportions, inner, log_proportions[1:] / rates.log_proportions)
         if isinstance(self.zero_proportion, BetaHyperprior):
-            logit = log_proportions[0] - np.log1p(-mixture.mixing_proportions[0])
+            rest = max(1.0 - mixture.mixing_proportions[0], _LEAST_PROPORTION)
+            logit = log_proportions[0] - np.log(rest)
             self._zero_logit.assign([logit / rates.log_proportions])
         alive = np.zeros(self.num_components, np.float32)
         alive[slots] = 1.0

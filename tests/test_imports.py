@@ -1,0 +1,154 @@
+"""Imports point one way, and importing the package has no side effects."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = "tfmot_sws"
+ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
+
+# What each module of the package may import of the package. A package such as `coding`
+# is one row; ANY may import everything.
+ANY = {"*"}
+ALLOWED = {
+    "__init__": ANY,
+    "__main__": ANY,
+    "cli": ANY,
+    # Values and pure functions.
+    "_version": set(),
+    "schedules": set(),
+    "mixture": set(),
+    "codebook": {"mixture"},
+    "initialization": {"mixture"},
+    # Tensors.
+    "compilation": set(),
+    "hyperpriors": set(),
+    "density_table": {"compilation"},
+    "assignment": {"compilation", "density_table"},
+    "prior": {
+        "assignment",
+        "density_table",
+        "hyperpriors",
+        "initialization",
+        "mixture",
+    },
+    # Keras models.
+    "selection": set(),
+    "train_size": set(),
+    # The wrapper adds the default callback when `fit` is called without one.
+    "model": {"callbacks", "hyperpriors", "prior", "selection", "train_size"},
+    "callbacks": {"mixture", "model", "prior", "schedules"},
+    "strip": {"codebook", "model"},
+    # Stripped models.
+    "coding": {"coding", "codebook", "mixture", "strip"},
+    "report": {"codebook", "coding"},
+    "litert": {"codebook", "strip"},
+    "visualization": {"callbacks", "codebook", "mixture", "model", "prior", "report"},
+    "tf_keras_adapter": {"codebook", "model", "strip"},
+}
+
+# Who may import what is heavy, optional or has side effects.
+EXTERNAL = {
+    "tensorflow": {"compilation", "model", "litert", "tf_keras_adapter"},
+    "ai_edge_litert": {"litert"},
+    "tf_keras": {"tf_keras_adapter"},
+    "tensorflow_model_optimization": {"tf_keras_adapter"},
+    "matplotlib": {"visualization"},
+    "constriction": {"coding"},
+    "jax": set(),
+    "torch": set(),
+}
+
+VALUES = ["_version", "codebook", "initialization", "mixture", "schedules"]
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imported_names(path):
+    """Every dotted name that a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            if node.module == PACKAGE:
+                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def row_of(path):
+    """The row of the tables that a file belongs to."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def is_main_package(name):
+    return name.split(".")[0] == PACKAGE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_edges_are_allowed(path):
+    allowed = ALLOWED[row_of(path)]
+    edges = {n.split(".")[1] for n in imported_names(path) if is_main_package(n)}
+    assert allowed == ANY or edges <= allowed, f"not allowed: {edges - allowed}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_external_imports_are_allowed(path):
+    for name in imported_names(path):
+        assert row_of(path) in EXTERNAL.get(name.split(".")[0], ALLOWED), name
+        assert not name.startswith("keras.src"), "public keras only"
+
+
+@pytest.mark.parametrize("module", VALUES)
+def test_values_know_no_keras(module):
+    names = {name.split(".")[0] for name in imported_names(ROOT / f"{module}.py")}
+    assert names <= sys.stdlib_module_names | {"numpy", "scipy", PACKAGE}
+
+
+def test_tables_name_modules_once():
+    assert set(VALUES) <= set(ALLOWED)
+    assert set().union(*ALLOWED.values(), *EXTERNAL.values()) <= set(ALLOWED) | ANY
+
+
+def run_python(code):
+    """What a fresh interpreter prints last."""
+    clean = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+        env=clean,
+    )
+    return done.stdout.split()[-1]
+
+
+def test_import_has_no_side_effects():
+    code = """
+import os, sys
+before = dict(os.environ)
+import keras
+keras_only = dict(os.environ)
+import tfmot_sws
+unwanted = {"tensorflow_model_optimization", "tf_keras", "matplotlib"} & set(sys.modules)
+changed = dict(os.environ) != keras_only or "TF_USE_LEGACY_KERAS" in os.environ
+print(sorted(unwanted) or changed)
+"""
+    assert run_python(code) == "False"
+
+
+@pytest.mark.slow
+def test_import_takes_at_most_a_third_of_a_second_more_than_keras():
+    code = """
+import time
+import keras
+start = time.perf_counter()
+import tfmot_sws
+print(time.perf_counter() - start)
+"""
+    assert min(float(run_python(code)) for _ in range(3)) <= 0.3

@@ -1,0 +1,265 @@
+"""The trainable mixture: its loss, its learning rates, and what is set and read back."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import expit
+from scipy.stats import beta, gamma
+
+from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
+from tfmot_sws.mixture import GaussianMixture
+from tfmot_sws.prior import GaussianMixturePrior, LearningRates, PriorOptions
+
+PLAIN = LearningRates(1.0, 1.0, 1.0)
+MIXTURE = GaussianMixture([0, -0.4, 0.1, 0.3], [0.05, 0.1, 0.08, 0.2], [0.9, 0.05, 0.03, 0.02])
+
+
+@pytest.fixture
+def weights(rng):
+    """Two tensors, together enough for the table."""
+    return [
+        rng.normal(0, 0.3, (80, 60)).astype("float32"),
+        rng.normal(0, 0.1, 1000).astype("float32"),
+    ]
+
+
+def make_prior(weights, zero_proportion=0.9, rates=None, num_components=4):
+    options = PriorOptions(learning_rates=rates or LearningRates())
+    prior = GaussianMixturePrior(
+        num_components, zero_proportion=zero_proportion, options=options
+    )
+    prior.fit_initial(weights)
+    if num_components == 4:
+        prior.set_mixture(MIXTURE, np.arange(4))
+    return prior
+
+
+def gradients(prior, weights):
+    """Loss, and per trained variable its gradient, by the variable's name."""
+    variables = prior.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = prior.complexity_loss([tf.constant(w) for w in weights])
+    arrays = [g.numpy() for g in tape.gradient(loss, [v.value for v in variables])]
+    return loss, dict(zip([v.name for v in variables], arrays, strict=True))
+
+
+def expected_loss(prior, mixture, weights):
+    """-log p(w) and the hyperpriors in float64, by SciPy."""
+    loss = -sum(mixture.log_prob(w).sum() for w in weights)
+    kinds = np.minimum(np.arange(mixture.num_components), 1)
+    strengths = np.array([prior.options.zero.strength, prior.options.others.strength])[kinds]
+    widths = np.asarray(prior.target_stddevs.value, "float64")[kinds]
+    scales = 1 / (strengths * widths**2)
+    loss -= gamma.logpdf(mixture.precisions, strengths, scale=scales).sum()
+    if isinstance(prior.zero_proportion, BetaHyperprior):
+        pi, belief = mixture.mixing_proportions[0], prior.zero_proportion
+        loss -= beta.logpdf(pi, belief.alpha, belief.beta)
+    return loss
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(900.0, 100.0)])
+def test_complexity_loss_is_scipys(zero_proportion, weights):
+    prior = make_prior(weights, zero_proportion)
+    prior.set_widths(stddev=1.5)
+    expected = expected_loss(prior, MIXTURE, weights)
+    assert float(prior.complexity_loss(weights)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_dead_components_have_no_hyperprior(weights):
+    prior = make_prior(weights)
+    alive = MIXTURE.select(np.array([True, False, True, False]))
+    prior.set_mixture(alive, np.array([0, 2]))
+    expected = expected_loss(prior, alive, weights)
+    assert float(prior.complexity_loss(weights)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_dead_slots_get_no_gradient(weights):
+    prior = make_prior(weights, num_components=6)
+    prior.set_mixture(MIXTURE.select(np.array([1, 1, 0, 1], bool)), np.array([0, 2, 4]))
+    _, found = gradients(prior, weights)
+    np.testing.assert_array_equal(found["means"] != 0, [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found["log_precisions"] != 0, [1, 0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found["log_proportions"] != 0, [0, 1, 0, 1, 0])
+
+
+def test_learned_zero_proportion_against_finite_differences(weights):
+    prior = make_prior(weights, BetaHyperprior(900.0, 100.0))
+    _, found = gradients(prior, weights)
+
+    def loss(logit):
+        others = MIXTURE.mixing_proportions[1:] / MIXTURE.mixing_proportions[1:].sum()
+        pi = np.concatenate([[expit(logit)], expit(-logit) * others])
+        mixture = GaussianMixture(MIXTURE.means, MIXTURE.stddevs, pi)
+        return expected_loss(prior, mixture, weights)
+
+    logit, step = np.log(0.9 / 0.1), 1e-4
+    expected = (loss(logit + step) - loss(logit - step)) / (2 * step)
+    np.testing.assert_allclose(found["zero_logit"], [expected], rtol=1e-3)
+
+
+def test_fixed_zero_proportion_does_not_move(weights):
+    prior = make_prior(weights)
+    assert "zero_logit" not in gradients(prior, weights)[1]
+    for variable in prior.trainable_variables:
+        variable.assign(variable + 1.0)
+    assert prior.mixture().mixing_proportions[0] == pytest.approx(0.9)
+
+
+# Learning rates.
+
+
+def parameters(prior):
+    """mu, log lambda, and rho up to its arbitrary offset."""
+    means, log_precisions, log_proportions = (f.numpy() for f in prior.tensors())
+    rho = log_proportions[1:] - log_proportions[1:].mean()
+    return [means[1:], log_precisions, rho]
+
+
+def directions(prior, weights):
+    """The gradient in each trained variable, scaled to 1."""
+    _, found = gradients(prior, weights)
+    return [found[v.name] / np.abs(found[v.name]).max() for v in prior.trainable_variables]
+
+
+def moves(prior, weights, optimizer, steps=3):
+    """How far each parameter goes in a few steps along the scaled gradient."""
+    before, along = parameters(prior), directions(prior, weights)
+    for _ in range(steps):
+        optimizer.apply_gradients(zip(along, prior.trainable_variables, strict=True))
+    return [b - a for a, b in zip(before, parameters(prior), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        (keras.optimizers.SGD, {}),
+        (keras.optimizers.SGD, {"momentum": 0.9}),
+        (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        (keras.optimizers.Adam, {}),
+    ],
+)
+def test_learning_rates_hold_under_any_optimizer(optimizer, arguments, weights):
+    rates = LearningRates(means=0.2, log_precisions=6.0, log_proportions=3.0)
+    plain, scaled = (
+        moves(make_prior(weights, rates=r), weights, optimizer(learning_rate=0.01, **arguments))
+        for r in (PLAIN, rates)
+    )
+    for one, other, rate in zip(plain, scaled, dataclasses.astuple(rates), strict=True):
+        assert np.abs(one).max() > 0.01
+        np.testing.assert_allclose(other, rate * one, rtol=1e-3, atol=1e-5)
+
+
+def test_plain_step_of_sgd_is_rate_times_gradient(weights):
+    expected = directions(make_prior(weights, rates=PLAIN), weights)[:2]
+    prior = make_prior(weights, rates=LearningRates(means=0.5, log_precisions=4.0))
+    sgd = keras.optimizers.SGD(0.01)
+    for_means, for_precisions, _ = moves(prior, weights, sgd, steps=1)
+    np.testing.assert_allclose(for_means, -0.005 * expected[0], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(for_precisions, -0.04 * expected[1], rtol=1e-3, atol=1e-5)
+
+
+# What is set and read back.
+
+
+def assert_mixtures_close(first, second):
+    for field in dataclasses.fields(GaussianMixture):
+        pair = getattr(first, field.name), getattr(second, field.name)
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(5.0, 1.0)])
+@pytest.mark.parametrize("slots", [[0, 1, 2, 3], [0, 2, 3, 7]])
+def test_mixture_round_trip(zero_proportion, slots):
+    prior = GaussianMixturePrior(8, zero_proportion=zero_proportion)
+    prior.set_mixture(MIXTURE, np.array(slots))
+    np.testing.assert_array_equal(prior.alive_slots, slots)
+    assert_mixtures_close(prior.mixture(), MIXTURE)
+
+
+@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(5.0, 1.0)])
+def test_zero_component_alone_stays_finite(zero_proportion, weights):
+    prior = make_prior(weights, zero_proportion)
+    prior.set_mixture(GaussianMixture([0.0], [0.1], [1.0]), np.array([0]))
+    assert prior.mixture().num_components == 1
+    loss, found = gradients(prior, weights)
+    assert np.isfinite(loss)
+    for variable in prior.trainable_variables:
+        assert np.all(np.isfinite(variable)), variable.path
+        assert np.all(np.isfinite(found[variable.name])), variable.path
+
+
+def test_fit_initial_covers_the_weights_in_their_own_unit(weights):
+    prior = make_prior(weights, num_components=6)
+    flat = np.concatenate([w.ravel() for w in weights]).astype("float64")
+    scale = np.sqrt(np.mean(flat**2))
+    mixture = prior.mixture()
+    assert float(prior.scale.value) == pytest.approx(scale)
+    np.testing.assert_allclose(mixture.stddevs, scale, rtol=1e-5)
+    assert np.abs(mixture.means).max() == pytest.approx(np.quantile(np.abs(flat), 0.9999))
+    np.testing.assert_allclose(prior.target_stddevs.value, 0.4 * scale, rtol=1e-5)
+    assert float(prior.assignment_width.value) == pytest.approx(scale)
+
+
+def test_assign_and_snap_follow_the_mixture(weights):
+    prior = make_prior(weights)
+    prior.set_widths(assignment=0.5)
+    width = float(prior.assignment_width.value)
+    expected = prior.mixture().assign(weights[0], width)
+    np.testing.assert_array_equal(prior.assign(weights[0]), expected)
+    means = prior.tensors().means.numpy()
+    snapped = prior.snap(tf.constant(weights[0]), tf.constant(1.0))
+    np.testing.assert_array_equal(snapped, means[expected])
+
+
+@pytest.mark.parametrize("zero_proportion", [0.95, BetaHyperprior(5.0, 1.0)])
+def test_config_round_trip(zero_proportion):
+    options = PriorOptions(
+        initial_stddev=2.0,
+        zero=GammaHyperprior(100.0, 0.1),
+        assignment_width=0.0,
+        learning_rates=LearningRates(means=0.3),
+    )
+    prior = GaussianMixturePrior(5, zero_proportion=zero_proportion, options=options)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
+    assert copy.get_config() == prior.get_config()
+    assert copy.options == options
+    assert copy.zero_proportion == zero_proportion
+    assert [v.shape for v in copy.weights] == [v.shape for v in prior.weights]
+
+
+# What is turned down.
+
+
+@pytest.mark.parametrize("num_components", [1, 257, 2.0, "4", None])
+def test_number_of_components_out_of_range(num_components):
+    with pytest.raises(ValueError, match="num_components must be an integer from 2"):
+        GaussianMixturePrior(num_components)
+
+
+@pytest.mark.parametrize("zero_proportion", [0.0, 1.0, -0.1, np.nan])
+def test_zero_proportion_out_of_range(zero_proportion):
+    with pytest.raises(ValueError, match=f"BetaHyperprior .* received {zero_proportion}"):
+        GaussianMixturePrior(4, zero_proportion=zero_proportion)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        (PriorOptions, {"initial_stddev": 0.0}),
+        (PriorOptions, {"initial_stddev": np.nan}),
+        (PriorOptions, {"assignment_width": -1.0}),
+        (PriorOptions, {"assignment_width": np.inf}),
+        (LearningRates, {"means": 0.0}),
+        (LearningRates, {"log_precisions": np.inf}),
+        (LearningRates, {"log_proportions": -1.0}),
+    ],
+)
+def test_settings_out_of_range(settings, arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
+        settings(**arguments)
