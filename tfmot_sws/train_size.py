@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -23,9 +24,8 @@ def count_examples(
 
     Args:
         x: arrays or tensors (also nested in lists or dicts), a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a torch `DataLoader`, or anything with a length in
-            batches.
-        batch_size: as given to `fit`.
+            `keras.utils.PyDataset`, a torch `DataLoader`, or a generator.
+        batch_size: as given to `fit`; with `steps_per_epoch` the size of a generator.
         steps_per_epoch: as given to `fit`; used where the data has no length.
         validation_split: as given to `fit`, taken off arrays.
 
@@ -57,16 +57,19 @@ def _count(
     x: Any, batch_size: int | None, steps_per_epoch: int | None, validation_split: float
 ) -> int | None:
     if isinstance(x, keras.utils.PyDataset):
-        return _times(x.num_batches or steps_per_epoch, _batch_of(x[0]))
+        if x.num_batches == 0:
+            return 0
+        return _times(x.num_batches or steps_per_epoch, _length(x[0]))
     if hasattr(x, "cardinality"):
         return _count_dataset(x, steps_per_epoch)
     if hasattr(x, "dataset") and hasattr(x, "batch_size"):
         return len(x.dataset)
-    leaves = keras.tree.flatten(x)
-    if leaves and getattr(leaves[0], "shape", ()):
-        return round(int(leaves[0].shape[0]) * (1.0 - validation_split))
-    if isinstance(x, (list, tuple)) and leaves:
-        return round(len(x) * (1.0 - validation_split))
+    length = _length(x)
+    if length is None and isinstance(x, (list, tuple)) and x:
+        length = len(x)
+    if length is not None:
+        # As Keras splits.
+        return math.floor(length * (1.0 - validation_split))
     return _times(steps_per_epoch, batch_size)
 
 
@@ -76,13 +79,14 @@ def _count_dataset(dataset: Any, steps_per_epoch: int | None) -> int | None:
     if cardinality == 0:
         return 0
     batches = cardinality if cardinality > 0 else steps_per_epoch
-    return _times(batches, _batch_of(next(iter(dataset)))) if batches else None
+    return _times(batches, _length(next(iter(dataset)))) if batches else None
 
 
-def _batch_of(batch: Any) -> int | None:
-    leaf = next((leaf for leaf in keras.tree.flatten(batch) if leaf is not None), None)
+def _length(nested: Any) -> int | None:
+    """Size of the first axis of the first array in a nested structure, if it has one."""
+    leaf = next((leaf for leaf in keras.tree.flatten(nested) if leaf is not None), None)
     shape = getattr(leaf, "shape", ())
-    return int(shape[0]) if shape else None
+    return int(shape[0]) if len(shape) else None
 
 
 def _times(first: int | None, second: int | None) -> int | None:
