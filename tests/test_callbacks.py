@@ -20,7 +20,9 @@ def data(rng):
 @pytest.fixture
 def shared():
     keras.utils.set_random_seed(5)
-    wrapped = sws.apply_soft_weight_sharing(sequential(), num_components=6)
+    wrapped = sws.apply_soft_weight_sharing(
+        sequential(), num_components=6, complexity_weight=0.05
+    )
     wrapped.compile(keras.optimizers.Adam(1e-2), "mse")
     return wrapped
 

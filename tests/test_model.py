@@ -90,7 +90,7 @@ def test_shared_weights_give_reasons():
     reasons = {c.path.rpartition("/")[2] + c.reason for c in shared.shared_weights}
     assert "kernelnot trainable" in reasons
     assert "kernelexcluded by exclude=" in reasons
-    assert [c.shape for c in shared.shared_weights if c.shared] == [(3, 3, 3, 6)]
+    assert [c.shape for c in shared.shared_weights if c.shared] == [(3, 3, 3, 6), (6,)]
 
 
 def test_include_takes_a_predicate():

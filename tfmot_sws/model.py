@@ -28,7 +28,7 @@ def apply_soft_weight_sharing(
     model: keras.Model,
     *,
     num_components: int = 16,
-    complexity_weight: float = 0.05,
+    complexity_weight: float | None = None,
     train_size: int | None = None,
     include: Selector | None = None,
     exclude: Selector | None = None,
@@ -50,10 +50,11 @@ def apply_soft_weight_sharing(
             subclassed.
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
+            `None`: `default_complexity_weight` of the number of training examples.
         train_size: N >= 1. `None`: worked out from the data at the first `fit`.
         include: which variables to share: a regular expression searched in their paths, or
-            a predicate on them. `None`: all trainable kernels and embeddings. ".*" takes
-            biases too, as the paper does.
+            a predicate on them. `None`: all trainable kernels and embeddings, and the
+            biases that lie within the range of the kernels.
         exclude: likewise, which to leave out.
         scope: "model" for one mixture over all shared weights, "layer" for one a layer.
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
@@ -69,17 +70,20 @@ def apply_soft_weight_sharing(
             nothing to share, or an argument is out of range.
 
     Example:
-        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
         >>> shared = apply_soft_weight_sharing(dense, num_components=4)
-        >>> [choice.path for choice in shared.shared_weights if choice.shared]
-        ['sequential/dense/kernel']
+        >>> for choice in shared.shared_weights:
+        ...     print(choice.path.partition("/")[2], choice.shape, choice.reason)
+        head/kernel (4, 3) kernel
+        head/bias (3,) bias, within the range of the kernels
 
     References:
         Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression",
         ICLR 2017.
     """
     _check_model(model)
-    _check_positive("complexity_weight", complexity_weight)
+    if complexity_weight is not None:
+        _check_positive("complexity_weight", complexity_weight)
     if train_size is not None:
         _check_positive("train_size", train_size)
     choices = choose_weights(model, include, exclude)
@@ -102,6 +106,19 @@ def apply_soft_weight_sharing(
     return wrapped
 
 
+def default_complexity_weight(train_size: int) -> float:
+    """The complexity weight tau when none is given: 0.02 sqrt(min(1, N / 50,000)).
+
+    Args:
+        train_size: N >= 1.
+
+    Example:
+        >>> default_complexity_weight(60_000), default_complexity_weight(500)
+        (0.02, 0.002)
+    """
+    return 0.02 * min(1.0, train_size / 50_000) ** 0.5
+
+
 @keras.saving.register_keras_serializable(package="tfmot_sws")
 class SoftWeightSharing(keras.Model):
     """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
@@ -115,7 +132,7 @@ class SoftWeightSharing(keras.Model):
         priors: one a group.
         groups: positions in `inner.weights` of each group's shared variables.
         choices: what was decided about each of `inner.weights`.
-        complexity_weight: tau, the value that schedules scale.
+        complexity_weight: tau, the value that schedules scale; `None` for the default.
         train_size: N, or `None` while unknown.
 
     Attributes:
@@ -133,7 +150,7 @@ class SoftWeightSharing(keras.Model):
         groups: list[list[int]],
         choices: list[WeightChoice],
         *,
-        complexity_weight: float,
+        complexity_weight: float | None,
         train_size: int | None,
         name: str | None = None,
     ) -> None:
@@ -143,14 +160,22 @@ class SoftWeightSharing(keras.Model):
         self.priors = list(priors)
         self._groups = [list(group) for group in groups]
         self.shared_weights = list(choices)
-        self.base_complexity_weight = float(complexity_weight)
+        self.base_complexity_weight = complexity_weight
         self.train_size = train_size
-        self.complexity_weight = self._scalar("complexity_weight", complexity_weight)
+        self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
         self.complexity_steps = self._scalar("complexity_steps", 0.0)
         self.supports_masking = True
+        if train_size is not None:
+            self._set_train_size(train_size)
         self.built = True
+
+    def _set_train_size(self, train_size: int) -> None:
+        self.train_size = train_size
+        if self.base_complexity_weight is None:
+            self.base_complexity_weight = default_complexity_weight(train_size)
+            self.complexity_weight.assign(self.base_complexity_weight)
 
     def _scalar(self, name: str, value: float) -> keras.Variable:
         return self.add_weight(
@@ -251,12 +276,13 @@ class SoftWeightSharing(keras.Model):
         arguments = bound.arguments
         arguments.pop("self")
         if self.train_size is None:
-            self.train_size = count_examples(
+            train_size = count_examples(
                 arguments.get("x"),
                 batch_size=arguments.get("batch_size"),
                 steps_per_epoch=arguments.get("steps_per_epoch"),
                 validation_split=arguments.get("validation_split") or 0.0,
             )
+            self._set_train_size(train_size)
         callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
         if added:
             warnings.warn(

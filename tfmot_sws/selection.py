@@ -12,8 +12,9 @@ from keras import ops
 
 Selector = str | Callable[[keras.Variable], bool]
 
-# Names that Keras layers give to offsets and scales: few, and each of its own kind.
-_NOT_KERNELS = ("bias", "gamma", "beta", "scale")
+_BIAS = "bias"
+# Names that Keras layers give to the parameters of normalisation.
+_NORMALISATION = ("gamma", "beta", "scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +42,18 @@ def choose_weights(
     Args:
         model: a built model.
         include: regular expression searched in the path, or a predicate on the variable.
-            `None` takes kernels and embeddings: trainable, two dimensions or more,
-            neither bias nor normalisation.
+            `None` takes what is trainable and not of a normalisation: kernels and
+            embeddings (two dimensions or more), and biases unless they reach further
+            than every kernel, for the mixture covers the range of the kernels.
         exclude: likewise, what to leave out; it overrules `include`.
 
     Raises:
         ValueError: when nothing is left to share, or a regular expression is invalid.
     """
     includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
-    choices = [_choose(variable, includes, excludes) for variable in model.weights]
+    kernels = [v for v in model.trainable_weights if _is_float(v) and _is_kernel(v)]
+    reach = max((_magnitude(v) for v in kernels), default=-1.0)
+    choices = [_choose(variable, includes, excludes, reach) for variable in model.weights]
     if not any(choice.shared for choice in choices):
         listed = "\n".join(f"  {c.path} {c.shape}: {c.reason}" for c in choices)
         raise ValueError(
@@ -77,10 +81,11 @@ def _choose(
     variable: keras.Variable,
     includes: Callable[[keras.Variable], bool] | None,
     excludes: Callable[[keras.Variable], bool] | None,
+    reach: float,
 ) -> WeightChoice:
     if not variable.trainable:
         shared, reason = False, "not trainable"
-    elif not keras.backend.is_float_dtype(variable.dtype):
+    elif not _is_float(variable):
         shared, reason = False, f"not floating point ({variable.dtype})"
     elif not np.prod(variable.shape):
         shared, reason = False, "empty"
@@ -89,11 +94,29 @@ def _choose(
     elif includes is not None:
         shared = includes(variable)
         reason = "taken by include=" if shared else "not taken by include="
-    elif len(variable.shape) < 2 or variable.name in _NOT_KERNELS:
-        shared, reason = False, "bias or scale, few in number"
-    else:
+    elif _is_kernel(variable):
         shared, reason = True, "kernel"
+    elif _BIAS in variable.name:
+        shared = _magnitude(variable) <= reach
+        reason = f"bias, {'within' if shared else 'beyond'} the range of the kernels"
+    else:
+        shared, reason = False, "neither kernel nor bias"
     return WeightChoice(variable.path, tuple(variable.shape), shared, reason)
+
+
+def _is_float(variable: keras.Variable) -> bool:
+    return bool(keras.backend.is_float_dtype(variable.dtype))
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    """Kernels and embeddings: two dimensions or more, of no normalisation, no bias."""
+    name = variable.name
+    return len(variable.shape) > 1 and name not in _NORMALISATION and _BIAS not in name
+
+
+def _magnitude(variable: keras.Variable) -> float:
+    """Greatest |w| of a variable; 0 if it is empty."""
+    return float(np.max(np.abs(ops.convert_to_numpy(variable)), initial=0.0))
 
 
 def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
@@ -119,7 +142,7 @@ def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
 def check_finite(model: keras.Model) -> None:
     """Raises `ValueError` naming the first variable that holds NaN or infinity."""
     for variable in model.weights:
-        if not keras.backend.is_float_dtype(variable.dtype):
+        if not _is_float(variable):
             continue
         values = ops.convert_to_numpy(variable)
         if not np.all(np.isfinite(values)):
