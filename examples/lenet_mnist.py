@@ -1,0 +1,195 @@
+"""The networks of the paper on full MNIST, from scratch to a .tflite file.
+
+    python examples/lenet_mnist.py --net lenet-300-100
+    python examples/lenet_mnist.py --net lenet-5-caffe --data mnist.npz --epochs 40
+
+Everything is written to `--output` (default: runs/NET). A run that was stopped goes on
+where it stood when the same command is given again. The last 5,000 training images are for
+validation; the 10,000 test images are looked at once, at the end.
+"""
+
+import argparse
+import gzip
+import pathlib
+import time
+
+import keras
+import numpy as np
+from keras import layers
+from rich.console import Console
+from rich.table import Table
+
+import tfmot_sws as sws
+
+NUM_VALIDATION = 5_000
+PRETRAIN_EPOCHS = {"lenet-300-100": 20, "lenet-5-caffe": 12}
+SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 20}
+PRETRAIN_BATCH, SHARE_BATCH = 128, 512
+
+
+def lenet_300_100():
+    """784-300-100-10, 266,610 parameters."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Flatten(),
+            layers.Dense(300, activation="relu"),
+            layers.Dense(100, activation="relu"),
+            layers.Dense(10),
+        ],
+        name="lenet_300_100",
+    )
+
+
+def lenet_5_caffe():
+    """20 and 50 filters of 5 x 5, then 500-10; 431,080 parameters."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(20, 5),
+            layers.MaxPooling2D(),
+            layers.Conv2D(50, 5),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu"),
+            layers.Dense(10),
+        ],
+        name="lenet_5_caffe",
+    )
+
+
+NETS = {"lenet-300-100": lenet_300_100, "lenet-5-caffe": lenet_5_caffe}
+
+
+def load_mnist(path):
+    """Training, validation and test sets; images in [0, 1] of shape (n, 28, 28, 1)."""
+    if path is None:
+        (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
+    else:
+        with np.load(path) as file:
+            x, y, x_test, y_test = (file[k] for k in ("x_train", "y_train", "x_test", "y_test"))
+    x, x_test = ((images[..., None] / 255.0).astype("float32") for images in (x, x_test))
+    cut = len(x) - NUM_VALIDATION
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:]), (x_test, y_test)
+
+
+def compile_model(model, num_steps, learning_rate):
+    """Adam, its rate falling to zero along a cosine."""
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+
+
+def error(model, data):
+    """Share of wrong answers, 0 to 1."""
+    x, y = data
+    return float(np.mean(model.predict(x, batch_size=1000, verbose=0).argmax(-1) != y))
+
+
+def train(model, data, validation, folder, *, epochs, batch_size, learning_rate, callbacks=()):
+    """Trains with a progress line an epoch, resumable at every epoch."""
+    compile_model(model, epochs * -(-len(data[0]) // batch_size), learning_rate)
+    backup = keras.callbacks.BackupAndRestore(folder)
+    model.fit(
+        *data,
+        validation_data=validation,
+        validation_batch_size=1000,
+        epochs=epochs,
+        batch_size=batch_size,
+        callbacks=[*callbacks, backup],
+        verbose=2,
+    )
+
+
+def pretrained(args, train_set, validation):
+    """The dense network, from the output folder if an earlier run left it there."""
+    path = args.output / "dense.keras"
+    if path.exists():
+        return keras.models.load_model(path)
+    model = NETS[args.net]()
+    train(
+        model,
+        train_set,
+        validation,
+        args.output / "backup_dense",
+        epochs=PRETRAIN_EPOCHS[args.net],
+        batch_size=PRETRAIN_BATCH,
+        learning_rate=1e-3,
+    )
+    model.save(path)
+    return model
+
+
+def main():
+    """Runs the job and prints what came of it."""
+    args = _parse_arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    keras.utils.set_random_seed(args.seed)
+    train_set, validation, test = load_mnist(args.data)
+
+    console.rule("1. Dense network")
+    dense = pretrained(args, train_set, validation)
+    dense_errors = error(dense, validation), error(dense, test)
+
+    console.rule("2. Soft weight-sharing")
+    start = time.perf_counter()
+    shared = sws.apply_soft_weight_sharing(dense)
+    train(
+        shared,
+        train_set,
+        validation,
+        args.output / "backup_shared",
+        epochs=args.epochs or SHARE_EPOCHS[args.net],
+        batch_size=SHARE_BATCH,
+        learning_rate=args.learning_rate,
+        callbacks=[sws.AnnealAndMerge()],
+    )
+    seconds = time.perf_counter() - start
+    shared_error = error(shared, validation)
+
+    console.rule("3. Stripped, exported, measured")
+    small = sws.strip_soft_weight_sharing(shared)
+    report = sws.compression_report(small)
+    report.print(console)
+    tflite = sws.convert_to_tflite(small, sample=test[0][:8])
+    (logits,) = sws.predict_tflite(tflite, test[0])
+    litert_error = float(np.mean(logits.argmax(-1) != test[1]))
+    small.save(args.output / "stripped.keras")
+    (args.output / "stripped.tflite").write_bytes(tflite)
+
+    table = Table(title=f"{args.net}, error (retraining took {seconds:.0f} s)")
+    for heading in ("", "validation", "test"):
+        table.add_column(heading, justify="right")
+    table.add_row("dense", *(f"{e:.2%}" for e in dense_errors))
+    table.add_row("while training", f"{shared_error:.2%}", "")
+    table.add_row("stripped", f"{error(small, validation):.2%}", f"{error(small, test):.2%}")
+    table.add_row("LiteRT", "", f"{litert_error:.2%}")
+    console.print(table)
+    console.print(
+        f"{report.dense_bytes:,} bytes dense, {report.han_bytes:,.0f} Huffman coded: "
+        f"[bold]{report.compression_ratio:.1f}x smaller[/bold]; the .tflite has "
+        f"{len(tflite):,} bytes, {len(gzip.compress(tflite, 9)):,} gzipped"
+    )
+    console.print(f"Written to {args.output.resolve()}")
+
+
+def _parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--net", choices=sorted(NETS), default="lenet-300-100")
+    parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
+    parser.add_argument("--epochs", type=int, help="epochs of soft weight-sharing")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=pathlib.Path, help="folder; default runs/NET")
+    args = parser.parse_args()
+    args.output = args.output or pathlib.Path("runs") / args.net
+    return args
+
+
+if __name__ == "__main__":
+    main()
