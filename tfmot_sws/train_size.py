@@ -85,7 +85,7 @@ def _count_dataset(dataset: Any, steps_per_epoch: int | None) -> int | None:
 def _length(nested: Any) -> int | None:
     """Size of the first axis of the first array in a nested structure, if it has one."""
     leaf = next((leaf for leaf in keras.tree.flatten(nested) if leaf is not None), None)
-    shape = getattr(leaf, "shape", ())
+    shape: Any = getattr(leaf, "shape", ())
     return int(shape[0]) if len(shape) else None
 
 
