@@ -10,8 +10,12 @@ validation; the 10,000 test images are looked at once, at the end.
 
 import argparse
 import gzip
+import os
 import pathlib
 import time
+
+# TensorFlow's start-up messages say nothing that is needed here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np

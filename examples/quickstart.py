@@ -8,8 +8,12 @@ is downloaded. It takes under two minutes on two cores.
 
 import argparse
 import gzip
+import os
 import pathlib
 import time
+
+# TensorFlow's start-up messages say nothing that is needed here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
@@ -85,15 +89,17 @@ def main():
     shared = sws.apply_soft_weight_sharing(dense)
     compile_model(shared, SHARE_EPOCHS * steps, learning_rate=2e-3)
     start = time.perf_counter()
-    shared.fit(
-        x_train,
-        y_train,
-        batch_size=BATCH_SIZE,
-        epochs=SHARE_EPOCHS,
-        callbacks=[sws.AnnealAndMerge()],
-        verbose=2,
-    )
+    with console.status(f"{SHARE_EPOCHS} epochs"):
+        history = shared.fit(
+            x_train,
+            y_train,
+            batch_size=BATCH_SIZE,
+            epochs=SHARE_EPOCHS,
+            callbacks=[sws.AnnealAndMerge()],
+            verbose=0,
+        ).history
     seconds = time.perf_counter() - start
+    console.print(_course(history))
     accuracy["while training"] = measure_accuracy(shared, x_test, y_test)
 
     console.print("[bold]3. Stripped: a plain Keras model again")
@@ -113,6 +119,15 @@ def main():
         small.save(output / "digits.keras")
         (output / "digits.tflite").write_bytes(tflite)
         console.print(f"Written to {output.resolve()}")
+
+
+def _course(history):
+    """What the logs of `fit` say, every tenth epoch."""
+    names = ("error_loss", "accuracy", "num_components", "zeros", "bits_per_weight")
+    table = Table("epoch", *(name.replace("_", " ") for name in names))
+    for epoch in (0, *range(9, SHARE_EPOCHS, 10)):
+        table.add_row(str(epoch + 1), *(f"{history[name][epoch]:.3g}" for name in names))
+    return table
 
 
 def _summary(accuracy, dense_tflite, tflite, report, seconds):

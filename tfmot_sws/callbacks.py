@@ -90,8 +90,8 @@ class AnnealAndMerge(keras.callbacks.Callback):
         if self._good_state is None:
             self._good_state = _read_state(self.model)
         if self._fraction(0) >= self.merge_start:
-            for prior, variables in _by_prior(self.model):
-                _merge(prior, _counts(prior, variables), self.merge_threshold)
+            for prior, counts in zip(self.model.priors, _counts(self.model), strict=True):
+                _merge(prior, counts, self.merge_threshold)
         self._apply(self._fraction(0))
         self.model.complexity_sum.assign(0.0)
         self.model.complexity_steps.assign(0.0)
@@ -150,7 +150,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
         model = self.model
         steps = max(float(ops.convert_to_numpy(model.complexity_steps)), 1.0)
         complexity = float(ops.convert_to_numpy(model.complexity_sum)) / steps
-        histograms = [_counts(prior, variables) for prior, variables in _by_prior(model)]
+        histograms = _counts(model)
         total = sum(counts.sum() for counts in histograms)
         bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
         return {
@@ -178,19 +178,15 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
     return (first or [kind()]) + rest, not first
 
 
-def _by_prior(
-    model: SoftWeightSharing,
-) -> list[tuple[GaussianMixturePrior, list[keras.Variable]]]:
-    return list(zip(model.priors, model.shared_variables, strict=True))
-
-
-def _counts(prior: GaussianMixturePrior, variables: list[keras.Variable]) -> NDArray[np.intp]:
-    """Number of weights in each of the prior's slots, shape (K,)."""
-    counts = np.zeros(prior.num_components, np.intp)
-    for variable in variables:
-        slots = ops.convert_to_numpy(prior.assign(ops.cast(variable, "float32")))
-        counts += np.bincount(slots.reshape(-1), minlength=counts.size)
-    return counts
+def _counts(model: SoftWeightSharing) -> list[NDArray[np.intp]]:
+    """Number of weights in each slot, shape (K,), of every prior."""
+    return [
+        np.bincount(
+            np.concatenate([part.reshape(-1) for part in slots]),
+            minlength=prior.num_components,
+        )
+        for prior, slots in zip(model.priors, model.assignments(), strict=True)
+    ]
 
 
 def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: float) -> None:

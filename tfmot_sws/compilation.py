@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,4 +20,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+    # Of each shape a function of its own: TensorFlow warns when one sees many of them.
+    @functools.cache
+    def of_shapes(_shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors: Any) -> Any:
+        leaves = keras.tree.flatten(tensors)
+        return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
+
+    return call

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
@@ -192,6 +193,16 @@ class SoftWeightSharing(keras.Model):
         """The shared variables of the wrapped model, one list a mixture."""
         weights = self.inner.weights
         return [[weights[position] for position in group] for group in self._groups]
+
+    def assignments(self) -> list[list[NDArray[np.int32]]]:
+        """The component slot of every shared weight: arrays shaped as `shared_variables`."""
+        slots = []
+        for prior, variables in zip(self.priors, self.shared_variables, strict=True):
+            flat = ops.convert_to_numpy(prior.assign(_join(variables)))
+            ends = np.cumsum([np.prod(v.shape, dtype=int) for v in variables])
+            parts = np.split(flat, ends[:-1])
+            slots.append([p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)])
+        return slots
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is left to build: the wrapped model and the priors are built."""

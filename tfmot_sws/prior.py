@@ -75,7 +75,7 @@ class PriorOptions:
     initial_stddev: float = 1.0
     zero: GammaHyperprior = GammaHyperprior(strength=5000.0, stddev=0.4)
     others: GammaHyperprior = GammaHyperprior(strength=250.0, stddev=0.4)
-    assignment_width: float = 1.0
+    assignment_width: float = 1.3
     learning_rates: LearningRates = LearningRates()
 
     def __post_init__(self) -> None:

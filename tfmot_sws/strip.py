@@ -39,11 +39,10 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
         )
     plain = _float32_clone(model.inner)
     values = {id(v): ops.convert_to_numpy(v) for v in model.inner.variables}
-    for prior, variables in zip(model.priors, model.shared_variables, strict=True):
+    groups = zip(model.priors, model.shared_variables, model.assignments(), strict=True)
+    for prior, variables, slots in groups:
         means = ops.convert_to_numpy(prior.tensors().means)
-        for variable in variables:
-            index = prior.assign(ops.cast(variable, "float32"))
-            values[id(variable)] = means[ops.convert_to_numpy(index)]
+        values.update({id(v): means[part] for v, part in zip(variables, slots, strict=True)})
     for source, target in zip(model.inner.variables, plain.variables, strict=True):
         target.assign(values[id(source)])
     return plain
