@@ -19,20 +19,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from keras import layers
 from rich.console import Console
 from rich.table import Table
 
 import tfmot_sws as sws
 
 NUM_VALIDATION = 5_000
-PRETRAIN_EPOCHS = {"lenet-300-100": 20, "lenet-5-caffe": 12}
-SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 20}
+PRETRAIN_EPOCHS = {"lenet-300-100": 20, "lenet-5-caffe": 12, "tutorial": 12}
+SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 20, "tutorial": 20}
 PRETRAIN_BATCH, SHARE_BATCH = 128, 512
+PRETRAIN_RATE, SHARE_RATE = 1e-3, 2e-3
 
 
-def lenet_300_100():
-    """784-300-100-10, 266,610 parameters."""
+def lenet_300_100(keras=keras):
+    """784-300-100-10, 266,610 parameters; built by Keras 3 or, if given, tf_keras."""
+    layers = keras.layers
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -45,8 +46,9 @@ def lenet_300_100():
     )
 
 
-def lenet_5_caffe():
+def lenet_5_caffe(keras=keras):
     """20 and 50 filters of 5 x 5, then 500-10; 431,080 parameters."""
+    layers = keras.layers
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -62,7 +64,23 @@ def lenet_5_caffe():
     )
 
 
-NETS = {"lenet-300-100": lenet_300_100, "lenet-5-caffe": lenet_5_caffe}
+def tutorial(keras=keras):
+    """The network of the paper's published tutorial, 642,460 parameters."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(25, 5, strides=2, activation="relu"),
+            layers.Conv2D(50, 3, strides=2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu"),
+            layers.Dense(10),
+        ],
+        name="tutorial",
+    )
+
+
+NETS = {"lenet-300-100": lenet_300_100, "lenet-5-caffe": lenet_5_caffe, "tutorial": tutorial}
 
 
 def load_mnist(path):
@@ -86,7 +104,7 @@ def compile_model(model, num_steps, learning_rate):
     )
 
 
-def error(model, data):
+def measure_error(model, data):
     """Share of wrong answers, 0 to 1."""
     x, y = data
     return float(np.mean(model.predict(x, batch_size=1000, verbose=0).argmax(-1) != y))
@@ -107,23 +125,39 @@ def train(model, data, validation, folder, *, epochs, batch_size, learning_rate,
     )
 
 
-def pretrained(args, train_set, validation):
-    """The dense network, from the output folder if an earlier run left it there."""
-    path = args.output / "dense.keras"
+def pretrain(net, folder, data, validation):
+    """The dense network, from the folder if an earlier run left it there."""
+    path = folder / "dense.keras"
     if path.exists():
         return keras.models.load_model(path)
-    model = NETS[args.net]()
+    model = NETS[net]()
     train(
         model,
-        train_set,
+        data,
         validation,
-        args.output / "backup_dense",
-        epochs=PRETRAIN_EPOCHS[args.net],
+        folder / "backup_dense",
+        epochs=PRETRAIN_EPOCHS[net],
         batch_size=PRETRAIN_BATCH,
-        learning_rate=1e-3,
+        learning_rate=PRETRAIN_RATE,
     )
     model.save(path)
     return model
+
+
+def share_weights(dense, folder, data, validation, epochs, **settings):
+    """The network under soft weight-sharing, trained."""
+    shared = sws.apply_soft_weight_sharing(dense, **settings)
+    train(
+        shared,
+        data,
+        validation,
+        folder / "backup_shared",
+        epochs=epochs,
+        batch_size=SHARE_BATCH,
+        learning_rate=SHARE_RATE,
+        callbacks=[sws.AnnealAndMerge()],
+    )
+    return shared
 
 
 def main():
@@ -132,52 +166,43 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
     console = Console()
     keras.utils.set_random_seed(args.seed)
-    train_set, validation, test = load_mnist(args.data)
+    data, validation, test = load_mnist(args.data)
 
     console.rule("1. Dense network")
-    dense = pretrained(args, train_set, validation)
-    dense_errors = error(dense, validation), error(dense, test)
+    dense = pretrain(args.net, args.output, data, validation)
+    errors = {"dense": (measure_error(dense, validation), measure_error(dense, test))}
 
     console.rule("2. Soft weight-sharing")
     start = time.perf_counter()
-    shared = sws.apply_soft_weight_sharing(dense)
-    train(
-        shared,
-        train_set,
-        validation,
-        args.output / "backup_shared",
-        epochs=args.epochs or SHARE_EPOCHS[args.net],
-        batch_size=SHARE_BATCH,
-        learning_rate=args.learning_rate,
-        callbacks=[sws.AnnealAndMerge()],
-    )
+    shared = share_weights(dense, args.output, data, validation, args.epochs)
     seconds = time.perf_counter() - start
-    shared_error = error(shared, validation)
+    errors["while training"] = (measure_error(shared, validation), None)
 
     console.rule("3. Stripped, exported, measured")
     small = sws.strip_soft_weight_sharing(shared)
+    errors["stripped"] = (measure_error(small, validation), measure_error(small, test))
+    small.save(args.output / "stripped.keras")
+    tflite = sws.convert_to_tflite(small, sample=test[0][:8])
+    (args.output / "stripped.tflite").write_bytes(tflite)
+    (logits,) = sws.predict_tflite(tflite, test[0])
+    errors["LiteRT"] = (None, float(np.mean(logits.argmax(-1) != test[1])))
+
     report = sws.compression_report(small)
     report.print(console)
-    tflite = sws.convert_to_tflite(small, sample=test[0][:8])
-    (logits,) = sws.predict_tflite(tflite, test[0])
-    litert_error = float(np.mean(logits.argmax(-1) != test[1]))
-    small.save(args.output / "stripped.keras")
-    (args.output / "stripped.tflite").write_bytes(tflite)
-
-    table = Table(title=f"{args.net}, error (retraining took {seconds:.0f} s)")
-    for heading in ("", "validation", "test"):
-        table.add_column(heading, justify="right")
-    table.add_row("dense", *(f"{e:.2%}" for e in dense_errors))
-    table.add_row("while training", f"{shared_error:.2%}", "")
-    table.add_row("stripped", f"{error(small, validation):.2%}", f"{error(small, test):.2%}")
-    table.add_row("LiteRT", "", f"{litert_error:.2%}")
-    console.print(table)
+    console.print(_error_table(args.net, errors, seconds))
     console.print(
-        f"{report.dense_bytes:,} bytes dense, {report.han_bytes:,.0f} Huffman coded: "
-        f"[bold]{report.compression_ratio:.1f}x smaller[/bold]; the .tflite has "
-        f"{len(tflite):,} bytes, {len(gzip.compress(tflite, 9)):,} gzipped"
+        f"The .tflite has {len(tflite):,} bytes, {len(gzip.compress(tflite, 9)):,} gzipped."
     )
     console.print(f"Written to {args.output.resolve()}")
+
+
+def _error_table(net, errors, seconds):
+    table = Table(title=f"{net}, error (retraining took {seconds:.0f} s)")
+    for heading in ("", "validation", "test"):
+        table.add_column(heading, justify="right")
+    for stage, values in errors.items():
+        table.add_row(stage, *("" if value is None else f"{value:.2%}" for value in values))
+    return table
 
 
 def _parse_arguments():
@@ -187,10 +212,10 @@ def _parse_arguments():
     parser.add_argument("--net", choices=sorted(NETS), default="lenet-300-100")
     parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
     parser.add_argument("--epochs", type=int, help="epochs of soft weight-sharing")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, help="folder; default runs/NET")
     args = parser.parse_args()
+    args.epochs = args.epochs or SHARE_EPOCHS[args.net]
     args.output = args.output or pathlib.Path("runs") / args.net
     return args
 

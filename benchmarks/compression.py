@@ -1,0 +1,241 @@
+"""How small, at what error: soft weight-sharing against what one would do instead.
+
+    python benchmarks/compression.py --net lenet-300-100 --data mnist.npz --seeds 0 1 2
+
+For every seed the same pretrained network goes through soft weight-sharing with the
+library's defaults, through tfmot's pruning and clustering (tf_keras, stripped, .tflite,
+gzip), and through NNCodec (ISO/IEC 15938-17), which also codes our stripped weights. The
+peers get settings to choose from: of those whose validation error is no higher than ours,
+the smallest counts; if there is none, the most accurate. The 10,000 test images give the
+final figures only.
+
+NNCodec needs an older NumPy, so it lives in an environment of its own:
+
+    python -m venv .venv-nncodec && .venv-nncodec/bin/pip install nncodec
+    python benchmarks/compression.py ... --nncodec .venv-nncodec/bin/python
+"""
+
+import argparse
+import gzip
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tabulate import tabulate
+
+import tfmot_sws as sws
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+import lenet_mnist as lenet
+
+NNCODEC_QPS = range(-38, -5, 2)
+
+
+def compress(dense, folder, splits, args):
+    """Soft weight-sharing with the defaults; its record and the stripped model."""
+    data, validation, test = splits
+    start = time.perf_counter()
+    shared = lenet.share_weights(dense, folder, data, validation, args.epochs, **args.settings)
+    seconds = time.perf_counter() - start
+    small = sws.strip_soft_weight_sharing(shared)
+    small.save(folder / "stripped.keras")
+    report = sws.compression_report(small)
+    path = folder / "stripped.sws"
+    sws.save_compressed(small, path)
+    tflite = sws.convert_to_tflite(small)
+    record = {
+        "validation error, last epoch": lenet.measure_error(shared, validation),
+        "validation error, stripped": lenet.measure_error(small, validation),
+        "test error": lenet.measure_error(small, test),
+        "non-zero": 1.0 - report.num_zeros / report.num_weights,
+        "distinct values": _distinct(small),
+        "HAN": report.dense_bytes / report.han_bytes,
+        "bytes": path.stat().st_size,
+        "BYTES": report.dense_bytes / path.stat().st_size,
+        "gzip .tflite": len(gzip.compress(tflite, 9)),
+        "seconds": seconds,
+    }
+    return record, small
+
+
+def _distinct(model):
+    return int(np.unique(np.concatenate([np.ravel(w) for w in model.get_weights()])).size)
+
+
+def run_tfmot(dense, folder, splits, limit):
+    """tfmot's pipeline in a process of its own, for it changes what tf.keras is."""
+    weights, results = folder / "dense.npz", folder / "tfmot.json"
+    np.savez(weights, *dense.get_weights())
+    arrays = folder / "splits.npz"
+    if not results.exists():
+        np.savez(arrays, *(array for split in splits for array in split))
+        command = [sys.executable, str(HERE / "tfmot_pipeline.py"), dense.name]
+        command += [str(path) for path in (weights, arrays, results)]
+        subprocess.run(command, check=True)
+        arrays.unlink()
+    return _pick(json.loads(results.read_text()), limit)
+
+
+def run_nncodec(python, dense, small, splits, limit):
+    """NNCodec on the dense network, and on our stripped one without loss."""
+    _, validation, test = splits
+    with tempfile.TemporaryDirectory() as name:
+        scratch = pathlib.Path(name)
+        np.savez(scratch / "dense.npz", *dense.get_weights())
+        np.savez(scratch / "stripped.npz", *small.get_weights())
+        script = HERE / "nncodec_pipeline.py"
+        command = [python, str(script), str(scratch), *map(str, NNCODEC_QPS)]
+        subprocess.run(command, check=True, cwd=scratch, stdout=subprocess.DEVNULL)
+        sizes = json.loads((scratch / "sizes.json").read_text())
+        model, records = keras.models.clone_model(dense), []
+        for qp in NNCODEC_QPS:
+            with np.load(scratch / f"decoded{qp}.npz") as file:
+                model.set_weights([file[name] for name in file.files])
+            records.append(
+                {
+                    "setting": f"qp {qp}",
+                    "bytes": sizes[str(qp)],
+                    "validation error": lenet.measure_error(model, validation),
+                    "test error": lenet.measure_error(model, test),
+                }
+            )
+    return _pick(records, limit), sizes["stripped"]
+
+
+def _pick(records, limit):
+    """The smallest whose validation error is within the limit, else the most accurate."""
+    good = [r for r in records if r["validation error"] <= limit]
+    if good:
+        return min(good, key=lambda r: r["bytes"])
+    return min(records, key=lambda r: r["validation error"])
+
+
+def run_seed(seed, splits, args):
+    """Everything for one seed, as rows of method and figures."""
+    folder = args.cache / f"{args.net}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+    dense = lenet.pretrain(args.net, folder, *splits[:2])
+    reference = keras.models.clone_model(dense)
+    reference.set_weights(dense.get_weights())
+    _, validation, test = splits
+    dense_bytes = 4 * dense.count_params()
+    rows = {
+        "dense": {
+            "validation error, last epoch": lenet.measure_error(dense, validation),
+            "test error": lenet.measure_error(dense, test),
+            "bytes": dense_bytes,
+            "BYTES": 1.0,
+        }
+    }
+    rows["soft weight-sharing"], small = compress(dense, folder, splits, args)
+    limit = rows["soft weight-sharing"]["validation error, stripped"]
+    if args.peers:
+        rows["tfmot prune + cluster, gzip"] = run_tfmot(reference, folder, splits, limit)
+    if args.nncodec:
+        on_dense, on_stripped = run_nncodec(args.nncodec, reference, small, splits, limit)
+        rows["NNCodec on dense"] = on_dense
+        rows["NNCodec on ours"] = {"bytes": on_stripped}
+    for row in rows.values():
+        row["BYTES"] = dense_bytes / row["bytes"]
+    return rows
+
+
+def summarise(runs):
+    """Mean and deviation over the seeds of every figure of every method."""
+    summary = {}
+    for method in runs[0]:
+        names = [n for n, v in runs[0][method].items() if not isinstance(v, str)]
+        columns = {n: [run[method][n] for run in runs] for n in names}
+        summary[method] = {n: (np.mean(v), np.std(v)) for n, v in columns.items()}
+    return summary
+
+
+def to_markdown(args, runs, summary):
+    """The tables that go into docs/results.md."""
+    names = list(summary["soft weight-sharing"])
+    rows = []
+    for seed, run in zip(args.seeds, runs, strict=True):
+        for method, figures in run.items():
+            rows.append([seed, method, *(_cell(n, figures.get(n)) for n in names)])
+    for method, figures in summary.items():
+        cells = (
+            " ± ".join(_cell(n, v) for v in figures[n]) if n in figures else "" for n in names
+        )
+        rows.append(["mean", f"**{method}**", *cells])
+    versions = ", ".join(f"{k} {v}" for k, v in environment().items())
+    table = tabulate(rows, ["seed", "method", *names], tablefmt="github")
+    return f"`{' '.join(args.command)}`\n\n{versions}\n\n{table}\n"
+
+
+def _cell(name, value):
+    if value is None:
+        return ""
+    if "error" in name or name == "non-zero":
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if name in ("bytes", "gzip .tflite", "seconds") else f"{value:.1f}"
+
+
+def environment():
+    """Versions that a figure depends on."""
+    return {
+        "Python": platform.python_version(),
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "NumPy": np.__version__,
+        "tfmot_sws": sws.__version__,
+        "cores": os.cpu_count(),
+    }
+
+
+def main():
+    """Runs the seeds, prints the table and saves it."""
+    args = _parse_arguments()
+    splits = lenet.load_mnist(args.data)
+    runs = [run_seed(seed, splits, args) for seed in args.seeds]
+    summary = summarise(runs)
+    text = to_markdown(args, runs, summary)
+    print(text)
+    args.output.mkdir(parents=True, exist_ok=True)
+    name = args.net + args.suffix
+    (args.output / f"{name}.md").write_text(text)
+    record = {"command": args.command, "environment": environment(), "runs": runs}
+    (args.output / f"{name}.json").write_text(json.dumps(record, indent=1))
+
+
+def _parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--net", choices=sorted(lenet.NETS), default="lenet-300-100")
+    parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="epochs of soft weight-sharing")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON of arguments")
+    parser.add_argument("--suffix", default="", help="put after the name of the result files")
+    parser.add_argument("--nncodec", help="python of an environment with nncodec")
+    parser.add_argument(
+        "--no-peers", dest="peers", action="store_false", help="leave out tfmot"
+    )
+    parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
+    parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.epochs = args.epochs or lenet.SHARE_EPOCHS[args.net]
+    args.command = ["python", "benchmarks/compression.py", *sys.argv[1:]]
+    return args
+
+
+if __name__ == "__main__":
+    main()
