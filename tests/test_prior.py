@@ -203,7 +203,8 @@ def test_fit_initial_covers_the_weights_in_their_own_unit(weights):
     np.testing.assert_allclose(mixture.stddevs, scale, rtol=1e-5)
     assert np.abs(mixture.means).max() == pytest.approx(np.quantile(np.abs(flat), 0.9999))
     np.testing.assert_allclose(prior.target_stddevs.value, 0.4 * scale, rtol=1e-5)
-    assert float(prior.assignment_width.value) == pytest.approx(scale)
+    width = prior.options.assignment_width * scale
+    assert float(prior.assignment_width.value) == pytest.approx(width)
 
 
 def test_assign_and_snap_follow_the_mixture(weights):

@@ -29,7 +29,7 @@ def linear(initial: float, final: float, *, start: float = 0.0, end: float = 1.0
         ValueError: when the fractions are out of order or range.
 
     Example:
-        >>> [linear(0.0, 1.0, start=0.2, end=0.6)(f) for f in (0.1, 0.4, 0.9)]
+        >>> [linear(0.0, 1.0, start=0.25, end=0.75)(f) for f in (0.1, 0.5, 0.9)]
         [0.0, 0.5, 1.0]
     """
     progress = _progress(start, end)

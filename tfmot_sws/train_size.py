@@ -36,7 +36,7 @@ def count_examples(
         ValueError: when the data is empty or its size cannot be known.
 
     Example:
-        >>> count_examples(np.zeros((100, 3)), validation_split=0.2)
+        >>> count_examples(keras.ops.zeros((100, 3)), validation_split=0.2)
         80
     """
     count = _count(x, batch_size, steps_per_epoch, validation_split)
