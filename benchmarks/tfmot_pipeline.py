@@ -27,9 +27,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
 import lenet_mnist as lenet
 
-SPARSITIES = (0.90, 0.95, 0.97, 0.98, 0.99)
+SPARSITIES = (0.90, 0.95, 0.98)
 NUM_CLUSTERS = 16
-PRUNE_EPOCHS, CLUSTER_EPOCHS = 10, 5
+PRUNE_EPOCHS, CLUSTER_EPOCHS = 8, 4
 BATCH_SIZE = 128
 
 

@@ -50,10 +50,12 @@ def expected_loss(prior, mixture, weights):
     """-log p(w) and the hyperpriors in float64, by SciPy."""
     loss = -sum(mixture.log_prob(w).sum() for w in weights)
     kinds = np.minimum(np.arange(mixture.num_components), 1)
-    strengths = np.array([prior.options.zero.strength, prior.options.others.strength])[kinds]
+    size = sum(w.size for w in weights)
+    hyperpriors = prior.options.zero, prior.options.others
+    alphas = np.array([h.alpha(size) for h in hyperpriors])[kinds]
     widths = np.asarray(prior.target_stddevs.value, "float64")[kinds]
-    scales = 1 / (strengths * widths**2)
-    loss -= gamma.logpdf(mixture.precisions, strengths, scale=scales).sum()
+    scales = 1 / (alphas * widths**2)
+    loss -= gamma.logpdf(mixture.precisions, alphas, scale=scales).sum()
     if isinstance(prior.zero_proportion, BetaHyperprior):
         pi, belief = mixture.mixing_proportions[0], prior.zero_proportion
         loss -= beta.logpdf(pi, belief.alpha, belief.beta)
@@ -200,10 +202,12 @@ def test_fit_initial_covers_the_weights_in_their_own_unit(weights):
     scale = np.sqrt(np.mean(flat**2))
     mixture = prior.mixture()
     assert float(prior.scale.value) == pytest.approx(scale)
-    np.testing.assert_allclose(mixture.stddevs, scale, rtol=1e-5)
+    options = prior.options
+    np.testing.assert_allclose(mixture.stddevs, options.initial_stddev * scale, rtol=1e-5)
     assert np.abs(mixture.means).max() == pytest.approx(np.quantile(np.abs(flat), 0.9999))
-    np.testing.assert_allclose(prior.target_stddevs.value, 0.4 * scale, rtol=1e-5)
-    width = prior.options.assignment_width * scale
+    targets = [options.zero.stddev * scale, options.others.stddev * scale]
+    np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
+    width = options.assignment_width * scale
     assert float(prior.assignment_width.value) == pytest.approx(width)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tfmot_sws.mixture import entropy_bits
 from tfmot_sws.model import SoftWeightSharing
 from tfmot_sws.prior import GaussianMixturePrior
-from tfmot_sws.schedules import Schedule, geometric, linear
+from tfmot_sws.schedules import Schedule, constant, linear
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 500
@@ -67,7 +67,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
         if not 0 <= merge_start <= 1:
             raise ValueError(f"merge_start must lie in [0, 1]; received {merge_start}.")
         self.complexity = complexity or linear(0.0, 1.0, end=0.05)
-        self.stddev = stddev or geometric(2.5, 1.0, end=0.5)
+        self.stddev = stddev or constant(1.0)
         self.assignment = assignment or linear(0.25, 1.0, start=0.05, end=0.6)
         self.snap = snap or linear(0.0, 1.0, start=0.05, end=0.2)
         self.merge_threshold = merge_threshold

@@ -16,10 +16,12 @@ class GammaHyperprior:
     """Gamma(alpha, beta) on a precision lambda, given by its strength and its width.
 
     The mean precision alpha / beta is 1 / sigma^2 at every strength, so that a width can
-    be annealed without a change of strength.
+    be annealed without a change of strength. A hyperprior of fixed alpha is lost against
+    a million weights; so the strength is given in relation to their number.
 
     Args:
-        strength: alpha > 1; the hyperprior weighs as much as 2 alpha weights.
+        strength: > 0; the hyperprior weighs as much as `strength` times all shared
+            weights: alpha = 1 + strength * W / 2.
         stddev: sigma > 0, the width it pulls towards, in multiples of the root mean
             square of the shared weights.
 
@@ -34,10 +36,19 @@ class GammaHyperprior:
     stddev: float
 
     def __post_init__(self) -> None:
-        if not self.strength > 1 or not math.isfinite(self.strength):
-            raise ValueError(f"strength must be finite and above 1; received {self.strength}.")
+        if not self.strength > 0 or not math.isfinite(self.strength):
+            raise ValueError(f"strength must be finite and above 0; received {self.strength}.")
         if not self.stddev > 0 or not math.isfinite(self.stddev):
             raise ValueError(f"stddev must be finite and above 0; received {self.stddev}.")
+
+    def alpha(self, num_weights: int) -> float:
+        """alpha for this many shared weights.
+
+        Example:
+            >>> GammaHyperprior(strength=1.0, stddev=0.1).alpha(1000)
+            501.0
+        """
+        return 1.0 + 0.5 * self.strength * num_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +92,15 @@ class BetaHyperprior:
         return -log_norm - (self.alpha - 1.0) * log_zero - (self.beta - 1.0) * log_rest
 
 
-def gamma_negative_log_prob(log_precisions: Tensor, strength: float, stddev: Tensor) -> Tensor:
+def gamma_negative_log_prob(log_precisions: Tensor, alpha: float, stddev: Tensor) -> Tensor:
     """-log Gamma(lambda; alpha, beta = alpha sigma^2), element by element.
 
     Args:
         log_precisions: gamma = log lambda, any shape.
-        strength: alpha.
+        alpha: >= 1.
         stddev: sigma, a scalar tensor in the units of the weights.
     """
-    rate = strength * ops.square(stddev)
-    log_norm = strength * ops.log(rate) - math.lgamma(strength)
-    return rate * ops.exp(log_precisions) - (strength - 1.0) * log_precisions - log_norm
+    # With u = log(lambda sigma^2) no two large terms cancel in float32, however large alpha.
+    u = log_precisions + 2.0 * ops.log(stddev)
+    log_norm = alpha * math.log(alpha) - math.lgamma(alpha) - alpha
+    return alpha * (ops.expm1(u) - u) + log_precisions - log_norm

@@ -61,7 +61,9 @@ class PriorOptions:
 
     Args:
         initial_stddev: width of every component at the start, > 0.
-        zero: hyperprior on the zero component's precision.
+        zero: hyperprior on the zero component's precision. By default it holds all
+            widths near the assignment width: loss and assignment then agree on what is
+            nearly zero, and tau keeps its pull to the end.
         others: hyperprior on the other components' precisions.
         assignment_width: the common width by which weights are assigned to components,
             > 0; larger values set more weights to zero. 0 takes each component's own
@@ -72,9 +74,9 @@ class PriorOptions:
         ValueError: when a width is out of range.
     """
 
-    initial_stddev: float = 1.0
-    zero: GammaHyperprior = GammaHyperprior(strength=5000.0, stddev=0.4)
-    others: GammaHyperprior = GammaHyperprior(strength=250.0, stddev=0.4)
+    initial_stddev: float = 1.3
+    zero: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
+    others: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     assignment_width: float = 1.3
     learning_rates: LearningRates = LearningRates()
 
@@ -196,15 +198,15 @@ class GaussianMixturePrior(keras.layers.Layer):
             weights: float32 tensors of any shapes.
         """
         mixture = self.tensors()
-        return total_negative_log_prob(list(weights), mixture) + self._hyperprior_loss(mixture)
-
-    def _hyperprior_loss(self, mixture: MixtureTensors) -> Tensor:
-        zero, others = self.options.zero, self.options.others
-        gamma = mixture.log_precisions
-        on_zero = gamma_negative_log_prob(gamma[0], zero.strength, self.target_stddevs.value[0])
-        on_others = gamma_negative_log_prob(
-            gamma[1:], others.strength, self.target_stddevs.value[1]
+        return total_negative_log_prob(list(weights), mixture) + self._hyperprior_loss(
+            mixture, sum(int(np.prod(w.shape)) for w in weights)
         )
+
+    def _hyperprior_loss(self, mixture: MixtureTensors, num_weights: int) -> Tensor:
+        gamma, targets = mixture.log_precisions, self.target_stddevs.value
+        alphas = [h.alpha(num_weights) for h in (self.options.zero, self.options.others)]
+        on_zero = gamma_negative_log_prob(gamma[0], alphas[0], targets[0])
+        on_others = gamma_negative_log_prob(gamma[1:], alphas[1], targets[1])
         loss = on_zero + ops.sum(ops.where(self.alive.value[1:] > 0.5, on_others, 0.0))
         if isinstance(self.zero_proportion, BetaHyperprior):
             loss += self.zero_proportion.negative_log_prob(*self._log_zero())
