@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import heapq
 import itertools
 from typing import Any
@@ -11,11 +12,16 @@ import keras
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from tfmot_sws.codebook import ClusteredTensor, is_clustered
+from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 
+# What a narrow terminal goes without, the first one first.
+_DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
+_GZIP_LEVEL = 6
 _FLOAT_BITS = 32
 _MAX_INDEX_BITS = 12
 
@@ -35,6 +41,9 @@ class TensorReport:
         dense_bytes: size as float32 (or its own integer type).
         entropy_bytes: indices at their entropy, plus the float32 codebook.
         han_bytes: size as Deep Compression counts; see `han_bits`.
+        gzip_bytes: size of the dense values under gzip, level 6.
+        coded_bytes: its share of the file that `save_compressed` writes: indices, or
+            values where it has no codebook.
     """
 
     path: str
@@ -46,6 +55,8 @@ class TensorReport:
     dense_bytes: int
     entropy_bytes: float
     han_bytes: float
+    gzip_bytes: int
+    coded_bytes: int
 
     @property
     def size(self) -> int:
@@ -59,9 +70,12 @@ class CompressionReport:
 
     Args:
         tensors: one record a variable, in the model's order.
+        coded: what the file that `save_compressed` writes consists of. Where the
+            architecture cannot be stored, it is that of `weights_only=True`.
     """
 
     tensors: tuple[TensorReport, ...]
+    coded: CodedSizes
 
     @property
     def num_weights(self) -> int:
@@ -95,6 +109,21 @@ class CompressionReport:
         return sum(t.han_bytes for t in self.tensors)
 
     @property
+    def gzip_bytes(self) -> int:
+        """Size of all variables under gzip, each by itself."""
+        return sum(t.gzip_bytes for t in self.tensors)
+
+    @property
+    def coded_bytes(self) -> int:
+        """Size of the whole file that `save_compressed` writes."""
+        return self.coded.total
+
+    @property
+    def coded_ratio(self) -> float:
+        """Dense size over the size of the file that `save_compressed` writes."""
+        return self.dense_bytes / max(self.coded_bytes, 1)
+
+    @property
     def compression_ratio(self) -> float:
         """Dense size over the size as Deep Compression counts it."""
         return self.dense_bytes / max(self.han_bytes, 1e-9)
@@ -108,36 +137,34 @@ class CompressionReport:
             "dense_bytes",
             "entropy_bytes",
             "han_bytes",
+            "gzip_bytes",
+            "coded_bytes",
+            "coded_ratio",
             "compression_ratio",
         )
         return {
             **{name: getattr(self, name) for name in names},
+            "coded_parts": self.coded.parts,
             "tensors": [dataclasses.asdict(t) for t in self.tensors],
         }
 
     def print(self, console: Console | None = None) -> None:
         """Shows the report as a table on the terminal."""
-        (console or Console()).print(self.table())
+        console = console or Console()
+        console.print(self.table(console.width))
 
-    def table(self) -> Table:
-        """The report as a rich table."""
-        table = Table(title="Compression report", show_footer=True)
-        total = self.dense_bytes
-        columns = {
-            "tensor": "total",
-            "shape": "",
-            "zeros": f"{self.zero_share:.1%}",
-            "values": "",
-            "bits/weight": f"{8 * self.han_bytes / max(self.num_weights, 1):.3f}",
-            "dense bytes": f"{total:,}",
-            "entropy bytes": f"{self.entropy_bytes:,.0f}",
-            "Huffman bytes": f"{self.han_bytes:,.0f}",
-            "ratio": f"{self.compression_ratio:.1f}x",
-        }
-        for index, (header, footer) in enumerate(columns.items()):
-            table.add_column(header, footer, justify="right" if index > 1 else "left")
-        for t in self.tensors:
-            table.add_row(*_cells(t))
+    def table(self, width: int | None = None) -> Table:
+        """The report as a rich table.
+
+        Args:
+            width: of the terminal in columns; what does not fit is left out, the least
+                useful first. `None`: everything is shown.
+        """
+        table = _table(self, ())
+        for count in range(1, len(_DROPPED_WHEN_NARROW) + 1):
+            if width is None or Console(width=1 << 16).measure(table).maximum <= width:
+                break
+            table = _table(self, _DROPPED_WHEN_NARROW[:count])
         return table
 
     def __str__(self) -> str:
@@ -178,16 +205,30 @@ def compression_report(model: keras.Model) -> CompressionReport:
             f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
             "batch of data."
         )
-    return CompressionReport(tuple(_tensor_report(v) for v in model.weights))
+    coded = _coded(model)
+    sizes = zip(model.variables, coded.variables, strict=True)
+    coded_bytes = {id(variable): size for variable, (_, size) in sizes}
+    records = (_tensor_report(v, coded_bytes[id(v)]) for v in model.weights)
+    return CompressionReport(tuple(records), coded)
 
 
-def _tensor_report(variable: keras.Variable) -> TensorReport:
+def _coded(model: keras.Model) -> CodedSizes:
+    try:
+        return coded_sizes(model)
+    except ValueError:
+        # An architecture that cannot be stored is no reason not to count the weights.
+        return coded_sizes(model, weights_only=True)
+
+
+def _tensor_report(variable: keras.Variable, coded_bytes: int) -> TensorReport:
     values = ops.convert_to_numpy(variable)
     dense_bits = 8 * values.dtype.itemsize * values.size
-    common = {
+    common: dict[str, Any] = {
         "path": variable.path,
         "shape": tuple(variable.shape),
         "dense_bytes": dense_bits // 8,
+        "gzip_bytes": len(gzip.compress(values.tobytes(), _GZIP_LEVEL)),
+        "coded_bytes": coded_bytes,
     }
     if not is_clustered(values):
         return TensorReport(
@@ -267,15 +308,57 @@ def huffman_bits(counts: ArrayLike) -> int:
     return total
 
 
-def _cells(t: TensorReport) -> list[str]:
-    return [
-        t.path,
-        "x".join(map(str, t.shape)) or "scalar",
-        f"{t.zeros / max(t.size, 1):.1%}",
-        f"{t.distinct:,}" if t.clustered else "-",
-        f"{8 * t.han_bytes / max(t.size, 1):.3f}",
-        f"{t.dense_bytes:,}",
-        f"{t.entropy_bytes:,.0f}",
-        f"{t.han_bytes:,.0f}",
-        f"{t.dense_bytes / max(t.han_bytes, 1e-9):.1f}x",
-    ]
+def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
+    """The table without the columns that are dropped."""
+    parts = ", ".join(f"{name} {size:,}" for name, size in report.coded.parts.items())
+    table = Table(
+        title="Compression report",
+        caption=f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
+        f"Coded: the .sws file ({parts}).",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        show_footer=True,
+    )
+    footers = _total_cells(report)
+    shown = [name for name in footers if name not in dropped]
+    for name in shown:
+        is_text = name in ("tensor", "shape")
+        table.add_column(
+            name, footers[name], justify="left" if is_text else "right", overflow="fold"
+        )
+    for record in report.tensors:
+        cells = _cells(record)
+        table.add_row(*(cells[name] for name in shown))
+    return table
+
+
+def _total_cells(report: CompressionReport) -> dict[str, str]:
+    return {
+        "tensor": "total",
+        "shape": "",
+        "zeros": f"{report.zero_share:.1%}",
+        "values": "",
+        "bits": f"{8 * report.coded_bytes / max(report.num_weights, 1):.3f}",
+        "dense": f"{report.dense_bytes:,}",
+        "gzip": f"{report.gzip_bytes:,}",
+        "entropy": f"{report.entropy_bytes:,.0f}",
+        "Han": f"{report.han_bytes:,.0f}",
+        "coded": f"{report.coded_bytes:,}",
+        "ratio": f"{report.coded_ratio:.1f}x",
+    }
+
+
+def _cells(t: TensorReport) -> dict[str, str]:
+    return {
+        "tensor": t.path,
+        "shape": "x".join(map(str, t.shape)) or "scalar",
+        "zeros": f"{t.zeros / max(t.size, 1):.1%}",
+        "values": f"{t.distinct:,}" if t.clustered else "-",
+        "bits": f"{8 * t.coded_bytes / max(t.size, 1):.3f}",
+        "dense": f"{t.dense_bytes:,}",
+        "gzip": f"{t.gzip_bytes:,}",
+        "entropy": f"{t.entropy_bytes:,.0f}",
+        "Han": f"{t.han_bytes:,.0f}",
+        "coded": f"{t.coded_bytes:,}",
+        "ratio": f"{t.dense_bytes / max(t.coded_bytes, 1):.1f}x",
+    }

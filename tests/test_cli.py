@@ -1,0 +1,193 @@
+"""The command `tfmot-sws`: what it writes, prints and returns."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfmot_sws as sws
+from tfmot_sws_cli import main, parser
+
+ROOT = pathlib.Path(sws.__file__).parents[1]
+
+
+@pytest.fixture
+def source(rng, tmp_path):
+    """A clustered model as a .keras file."""
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(16), layers.Dense(3)])
+    for layer in model.layers:
+        values = rng.choice(np.float32([0, 0, 0, -0.2, 0.4]), layer.kernel.shape)
+        layer.kernel.assign(values)
+    model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+@pytest.fixture
+def compressed(source):
+    assert main(["compress", str(source), str(source.with_suffix(".sws"))]) == 0
+    return source.with_suffix(".sws")
+
+
+def weights(path):
+    load = sws.load_compressed if path.suffix == ".sws" else keras.models.load_model
+    return [np.asarray(v).tobytes() for v in load(path).variables]
+
+
+def error_line(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tfmot-sws: ")
+    return lines[0]
+
+
+def test_compress_and_decompress_give_the_model_back(source, compressed, capsys):
+    target = source.with_name("again.keras")
+    assert main(["decompress", str(compressed), str(target)]) == 0
+    assert weights(target) == weights(compressed) == weights(source)
+    assert f"({compressed.stat().st_size:,} bytes)" in capsys.readouterr().out
+
+
+def test_compress_options(source, compressed):
+    target = source.with_name("small.sws")
+    options = ["--weights-only", "--float16-rest"]
+    assert main(["compress", *options, str(source), str(target)]) == 0
+    assert target.stat().st_size < compressed.stat().st_size
+
+
+def test_json_of_a_conversion(source, capsys):
+    target = source.with_suffix(".sws")
+    assert main(["compress", "--json", str(source), str(target)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["target_bytes"] == target.stat().st_size
+    assert result["source"] == str(source)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".sws"])
+def test_report(suffix, compressed, capsys):
+    file = compressed.with_suffix(suffix)
+    capsys.readouterr()
+    assert main(["report", str(file)]) == 0
+    assert "coded" in capsys.readouterr().out
+    assert main(["report", str(file), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["coded_bytes"] == compressed.stat().st_size
+    assert len(report["tensors"]) == 4
+
+
+def test_export_and_its_report(compressed, capsys):
+    target = compressed.with_suffix(".tflite")
+    assert main(["export", str(compressed), "--format", "float32", str(target)]) == 0
+    model = sws.load_compressed(compressed)
+    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 12)
+    (outputs,) = sws.predict_tflite(target.read_bytes(), x)
+    np.testing.assert_allclose(outputs, model(x), rtol=1e-4, atol=1e-5)
+    capsys.readouterr()
+    assert main(["report", str(target), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["file_bytes"] == target.stat().st_size
+    shapes = [sorted(t["shape"]) for t in report["tensors"] if len(t["shape"]) == 2]
+    assert sorted(shapes) == [[3, 16], [12, 16]]
+    kernel = next(t for t in report["tensors"] if sorted(t["shape"]) == [12, 16])
+    assert kernel["stored_bytes"] == 12 * 16 * 4
+    assert kernel["zeros"] == np.sum(np.asarray(model.layers[0].kernel) == 0)
+    assert main(["report", str(target)]) == 0
+    assert "float32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [0, 5, 40, 200])
+def test_damaged_tflite_is_one_line(length, compressed, capsys):
+    target = compressed.with_suffix(".tflite")
+    main(["export", str(compressed), str(target)])
+    target.write_bytes(target.read_bytes()[:length])
+    capsys.readouterr()
+    assert main(["report", str(target)]) == 1
+    assert "Not a readable .tflite file" in error_line(capsys)
+
+
+def test_damage_is_one_line(compressed, capsys):
+    compressed.write_bytes(compressed.read_bytes()[:-5])
+    capsys.readouterr()
+    assert main(["report", str(compressed)]) == 1
+    assert "cut short" in error_line(capsys)
+    target = compressed.with_name("out.keras")
+    assert main(["decompress", str(compressed), str(target)]) == 1
+    assert not target.exists()
+
+
+def test_missing_file_is_one_line(tmp_path, capsys):
+    for name in ("no.keras", "no.sws", "no.tflite"):
+        assert main(["report", str(tmp_path / name)]) == 1
+        assert name in error_line(capsys)
+
+
+def test_file_that_is_no_keras_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "bad.keras").write_bytes(b"nothing")
+    assert main(["report", str(tmp_path / "bad.keras")]) == 1
+    error_line(capsys)
+
+
+def test_wrapped_model_is_one_line(source, capsys):
+    wrapped = sws.apply_soft_weight_sharing(keras.models.load_model(source), num_components=3)
+    wrapped.save(source)
+    assert main(["compress", str(source), str(source.with_suffix(".sws"))]) == 1
+    assert "strip_soft_weight_sharing" in error_line(capsys)
+
+
+def test_wrong_usage_is_two(source, capsys):
+    assert main(["report", str(source.with_suffix(".h5"))]) == 2
+    assert "ends in .keras or .sws or .tflite" in error_line(capsys)
+    assert main(["compress", str(source), "out.zip"]) == 2
+    assert main(["export", str(source), "--format", "float3", "out.tflite"]) == 2
+    for arguments in ([], ["melt"], ["report"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+
+
+def test_import_registers_own_classes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable()\n"
+        "class OwnDense(keras.layers.Dense):\n"
+        "    pass\n"
+    )
+    code = (
+        "import keras, own_layers, tfmot_sws as sws\n"
+        "model = keras.Sequential([keras.Input((3,)), own_layers.OwnDense(2)])\n"
+        "sws.save_compressed(model, 'own.sws')\n"
+    )
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "own.sws"]) == 1
+    assert "OwnDense" in error_line(capsys)
+    assert main(["report", "own.sws", "--import", "own_layers"]) == 0
+
+
+def test_help_is_fast_and_names_every_command():
+    code = "import sys, tfmot_sws_cli as c; c.parser(); print('keras' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"
+    text = parser().format_help()
+    for word in ("report", "compress", "decompress", "export", "exit codes"):
+        assert word in text
+
+
+def test_command_as_a_program_is_quiet(compressed):
+    done = subprocess.run(
+        [sys.executable, "tfmot_sws_cli.py", "report", str(compressed), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert json.loads(done.stdout)["coded_bytes"] == compressed.stat().st_size
+    assert "WARNING" not in done.stderr
+    assert "I0000" not in done.stderr

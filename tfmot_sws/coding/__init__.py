@@ -1,0 +1,1 @@
+"""The `.sws` format: tensors and text to bytes and back, without Keras."""

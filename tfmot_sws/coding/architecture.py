@@ -1,0 +1,221 @@
+"""The architecture of a Keras model as text and back, trusting nothing in the text."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import keras
+
+from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.table import VariableKind, fits
+
+CustomObjects = Mapping[str, Any] | None
+
+# Where Keras' own layers, operations, initializers and the like come from. Functions that
+# read or fetch files (keras.models, keras.utils, keras.saving) are not among them.
+_FUNCTIONS: Final = "activations|constraints|initializers|ops|random|regularizers"
+_CLASSES: Final = _FUNCTIONS + "|dtype_policies|layers|models|quantizers"
+_CLASS_MODULES: Final = re.compile(rf"keras((\.src)?\.({_CLASSES})(\.\w+)*)?")
+_FUNCTION_MODULES: Final = re.compile(rf"builtins|keras(\.src)?\.({_FUNCTIONS})(\.\w+)*")
+# Code, or other files, in the guise of a layer.
+_UNSAFE: Final = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
+# Values that Keras writes in the form of a class.
+_PLAIN: Final = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
+
+
+def describe(model: keras.Model) -> bytes:
+    """The configuration of a model as JSON.
+
+    Raises:
+        ValueError: the model has no configuration, or not one that is safe to load.
+    """
+    advice = "Save it with weights_only=True, and load it with model= a model built by code."
+    try:
+        config = keras.saving.serialize_keras_object(model)
+        config.pop("compile_config", None)
+        text = json.dumps(config, separators=(",", ":"), ensure_ascii=False).encode()
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) has no configuration that can "
+            f"be stored: {error}. {advice}"
+        ) from error
+    problem = _problem(config, {}) or _asset_problem(model)
+    if problem:
+        raise ValueError(f"Model '{model.name}' cannot be stored with {problem}. {advice}")
+    return text
+
+
+def _asset_problem(model: keras.Model) -> str | None:
+    for layer in _all_layers(model):
+        if hasattr(layer, "save_assets") and not layer.get_config().get("vocabulary"):
+            return f"layer '{layer.name}', whose vocabulary is not in its configuration"
+    return None
+
+
+def rebuild(
+    text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
+) -> keras.Model:
+    """The model that the text describes, with initial weights; after a `trial`.
+
+    The arguments and errors are those of `trial`.
+    """
+    return _build(text, trial(text, variables, custom_objects))
+
+
+def trial(
+    text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
+) -> dict[str, Any]:
+    """Builds the model without memory for weights, and checks what that gives.
+
+    So a text that asks for other variables than the file holds costs nothing.
+
+    Args:
+        text: from `describe`, or from an unknown source.
+        variables: shape and dtype of the variables that the model has to have.
+        custom_objects: classes and functions by name that the text may refer to.
+
+    Returns:
+        The custom and registered objects that it does refer to.
+
+    Raises:
+        CompressedFileError: when the text is no model, or not one with these variables,
+            or refers to anything but Keras' own classes, registered and custom ones.
+    """
+    objects = _checked_objects(text, custom_objects)
+    largest = max((math.prod(shape) for shape, _ in variables), default=0)
+    # Keras keeps pending variables by thread: those of the trial end with its thread.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        wanted = thread.submit(_trial_variables, text, objects, largest).result()
+    if len(wanted) != len(variables) or not all(map(fits, wanted, variables)):
+        raise CompressedFileError(
+            f"The architecture has {len(wanted)} variables, the file {len(variables)}, and "
+            "they do not agree in shape and dtype. The file is damaged or hostile, or was "
+            "written with another version of a custom class."
+        )
+    return objects
+
+
+def variables_of(model: keras.Model) -> list[VariableKind]:
+    """Shape and dtype of all variables of a model, in their order."""
+    return [(tuple(v.shape), v.dtype) for v in model.variables]
+
+
+def finalize(model: keras.Model) -> None:
+    """Has layers that keep something derived from their variables derive it anew."""
+    for layer in _all_layers(model):
+        update: Callable[[], None] | None = getattr(layer, "finalize_state", None)
+        if update is not None:
+            update()
+
+
+def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _all_layers(layer)
+
+
+class _NoMemoryScope(keras.StatelessScope):
+    """Lets a model be built without weights; any larger than expected ends it."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(initialize_variables=False)
+        self._max_size = max_size
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        if math.prod(variable.shape) > self._max_size:
+            raise CompressedFileError(
+                f"The architecture asks for a variable of shape {tuple(variable.shape)}, "
+                "which the file does not hold. Do not use the file."
+            )
+        return super().get_current_value(variable)
+
+
+def _trial_variables(text: bytes, objects: dict[str, Any], max_size: int) -> list[VariableKind]:
+    with _NoMemoryScope(max_size):
+        return variables_of(_build(text, objects))
+
+
+def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
+    try:
+        # Keras changes the configuration that it is given: parse it for every build.
+        model = keras.saving.deserialize_keras_object(
+            json.loads(text), custom_objects=objects, safe_mode=True
+        )
+    except CompressedFileError:
+        raise
+    # Keras and custom classes raise what they like at a config that is not theirs.
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise CompressedFileError(
+            f"The architecture cannot be built ({type(error).__name__}: {reason}). The file "
+            "is damaged, or was written by another version of Keras or of a custom class."
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise CompressedFileError(
+            f"The architecture is a {type(model).__name__}, no model. Do not use the file."
+        )
+    return model
+
+
+def _checked_objects(text: bytes, custom_objects: CustomObjects) -> dict[str, Any]:
+    """The registered and custom objects that a safe text refers to."""
+    objects = dict(custom_objects or {})
+    try:
+        config = json.loads(text)
+        problem = _problem(config, objects)
+    except (ValueError, RecursionError) as error:
+        raise CompressedFileError(
+            f"The architecture is not readable ({type(error).__name__}). The file is "
+            "damaged; copy or download it again."
+        ) from error
+    if not isinstance(config, dict) or problem:
+        raise CompressedFileError(
+            f"The architecture is not loaded, since it has {problem or 'no class'}. Do not "
+            "use the file unless you know where that comes from."
+        )
+    return objects
+
+
+def _problem(config: Any, objects: dict[str, Any]) -> str | None:
+    """What in a configuration is not safe to load, if anything; collects its own classes."""
+    if isinstance(config, list):
+        return next(filter(None, (_problem(item, objects) for item in config)), None)
+    if not isinstance(config, dict):
+        return None
+    name = config.get("class_name")
+    if name is not None and name not in _PLAIN:
+        problem = _class_problem(config, objects)
+        if problem:
+            return problem
+    return next(filter(None, (_problem(item, objects) for item in config.values())), None)
+
+
+def _class_problem(config: dict[str, Any], objects: dict[str, Any]) -> str | None:
+    name, module = config["class_name"], config.get("module")
+    if name in _UNSAFE:
+        return f"{name!r}, which holds code and not data"
+    is_function = name == "function"
+    key = config.get("config") if is_function else config.get("registered_name") or name
+    if not isinstance(key, str) or not isinstance(name, str):
+        return f"a class without a name ({str(config)[:60]!r})"
+    found = keras.saving.get_registered_object(key, custom_objects=objects)
+    if found is not None:
+        objects[key] = found
+        return None
+    if isinstance(config.get("config"), dict) and isinstance(
+        config["config"].get("vocabulary"), str
+    ):
+        return "a vocabulary that is read from another file"
+    modules = _FUNCTION_MODULES if is_function else _CLASS_MODULES
+    if isinstance(module, str) and modules.fullmatch(module):
+        return None
+    return (
+        f"{name!r} of {module!r}, which is neither Keras' own nor registered with "
+        "keras.saving.register_keras_serializable nor in custom_objects"
+    )

@@ -1,0 +1,132 @@
+"""Fast coding of large index tensors, a block of rows at a time.
+
+The model is counts only: the chance of a non-zero is read from the counts of its
+context, the value from the counts of the values so far. Counts are frozen while a block
+is coded, so that a whole block is one call into `constriction`. Contexts use what a
+decoder has: the density class of the row (sent first), the density of the column so
+far, and the entries one and two strides above. All counts are integers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfmot_sws.coding.matrix import Symbols, cheapest_classes
+from tfmot_sws.coding.range_coder import SymbolCoder, frequencies
+
+_BLOCK_ENTRIES: Final = 1 << 13
+# A row or column is of class k when its density is at least _BOUNDS[k - 1] / 12 of the
+# mean density; class 0 of a row means that it has no non-zero entry at all.
+_BOUNDS: Final = np.array([3, 6, 9, 11, 13, 16, 24, 48])
+_NUM_CLASSES: Final = len(_BOUNDS) + 2
+_MEAN_CLASS: Final = 5
+# A new context starts as if _PRIOR entries of average density had been seen in it.
+_PRIOR: Final = 8
+_UNIT: Final = 1 << 12
+_NUM_CONTEXTS: Final = _NUM_CLASSES * _NUM_CLASSES * 4
+
+
+class BulkIndexCoder:
+    """Codes one large index matrix; encoder and decoder run the same steps.
+
+    Args:
+        coder: a `SymbolEncoder` or a `SymbolDecoder`.
+        symbols: shape (R, C), numbers below `num_symbols`; all 0 in a decoder, which
+            fills it in place.
+        num_symbols: size of the alphabet, symbol 0 included.
+        stride: distance in rows to a neighbour; more than R for none.
+    """
+
+    def __init__(
+        self, coder: SymbolCoder, symbols: Symbols, num_symbols: int, stride: int
+    ) -> None:
+        self._coder = coder
+        self._symbols = symbols
+        self._columns = self._code_columns()
+        self._max_block = max(1, _BLOCK_ENTRIES // max(1, self._columns.size))
+        self._stride = stride if stride < len(symbols) else 1
+        self._column_counts = np.zeros(self._columns.size, np.int64)
+        self._row_classes = np.ones(_NUM_CLASSES, np.int64)
+        self._zero_counts = np.zeros((_NUM_CONTEXTS, 2), np.int64)
+        self._value_counts = np.ones(num_symbols - 1, np.int64)
+
+    def code(self) -> None:
+        """Codes the whole matrix."""
+        classes = _row_classes(self._symbols, self._columns.size)
+        start = 0
+        while start < len(classes):
+            # Small blocks first, since nothing is known yet.
+            self._block = max(1, min(self._max_block, start // 4))
+            self._code_block(start, classes[start : start + self._block])
+            start += self._block
+
+    def _code_columns(self) -> NDArray[np.intp]:
+        """The columns that have a non-zero entry at all."""
+        counts = np.count_nonzero(self._symbols, axis=0)
+        alive = (counts > 0).astype(np.int32)
+        flags = cheapest_classes(counts, len(self._symbols), [np.ones_like(alive), alive])
+        share = np.array([15 * flags.sum() // max(1, flags.size)], np.int32)
+        share = 2 * self._coder.code(share, np.ones(16, np.int64))[0] + 1
+        return np.flatnonzero(self._coder.code(flags, np.array([32 - share, share])))
+
+    def _code_block(self, start: int, classes: NDArray[np.int32]) -> None:
+        classes = self._coder.code(classes, frequencies(self._row_classes))
+        self._row_classes += np.bincount(classes, minlength=_NUM_CLASSES)
+        live = np.flatnonzero(classes)
+        rows = start + live
+        if not rows.size or not self._columns.size:
+            return
+        block = self._symbols[np.ix_(rows, self._columns)].reshape(-1)
+        contexts = self._contexts(rows, classes[live])
+        nonzero = self._code_nonzero((block > 0).astype(np.int32), contexts)
+        block[nonzero] = self._code_values(block[nonzero].astype(np.int32) - 1) + 1
+        filled = block.reshape(rows.size, -1)
+        self._column_counts += (filled > 0).sum(axis=0)
+        self._symbols[np.ix_(rows, self._columns)] = filled
+
+    def _contexts(self, rows: NDArray[np.intp], classes: NDArray[np.int32]) -> NDArray[np.intp]:
+        counts = self._column_counts
+        column_classes = _density_classes(counts + 2, counts.sum() + 2 * counts.size)
+        outer = classes[:, None] * _NUM_CLASSES + column_classes
+        distance = max(self._stride, self._block)
+        above = self._nonzero_at(rows - distance) * 2
+        return (outer * 4 + above + self._nonzero_at(rows - 2 * distance)).reshape(-1)
+
+    def _nonzero_at(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        found = self._symbols[np.ix_(np.maximum(rows, 0), self._columns)] > 0
+        return (found & (rows >= 0)[:, None]).astype(np.intp)
+
+    def _code_nonzero(
+        self, flags: NDArray[np.int32], contexts: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        overall = self._zero_counts.sum(axis=0) + 1
+        table = _UNIT * self._zero_counts + 1 + _PRIOR * _UNIT * overall // overall.sum()
+        flags = self._coder.code(flags, frequencies(table)[contexts])
+        joint = np.bincount(2 * contexts + flags, minlength=2 * _NUM_CONTEXTS)
+        self._zero_counts += joint.reshape(-1, 2)
+        return np.flatnonzero(flags)
+
+    def _code_values(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        if self._value_counts.size <= 1 or not values.size:
+            return np.zeros_like(values)
+        values = self._coder.code(values, frequencies(self._value_counts))
+        self._value_counts += np.bincount(values, minlength=self._value_counts.size)
+        return values
+
+
+def _density_classes(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """Class 1 and up of each count against the mean, total / counts.size."""
+    bounds = _BOUNDS * total
+    return 1 + np.searchsorted(bounds, 12 * counts * counts.size, side="right")
+
+
+def _row_classes(symbols: Symbols, num_columns: int) -> NDArray[np.int32]:
+    """Density class of each row, in as much detail as pays."""
+    counts = np.count_nonzero(symbols, axis=1)
+    alive = (counts > 0).astype(np.int32)
+    detailed = alive * _density_classes(counts, counts.sum()).astype(np.int32)
+    plain = np.full_like(alive, _MEAN_CLASS)
+    return cheapest_classes(counts, num_columns, [plain, alive * _MEAN_CLASS, detailed])

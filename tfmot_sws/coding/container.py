@@ -1,0 +1,106 @@
+"""The frame of a `.sws` file: magic, version, and sections with checksums.
+
+See `docs/format.md` for the format as a whole.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping
+
+from tfmot_sws.coding.byte_io import ByteReader, varint
+from tfmot_sws.coding.errors import CompressedFileError
+
+MAGIC = b"SWS"
+VERSION = 1
+_CHECKSUM_BYTES = 4
+
+
+class Section(enum.IntEnum):
+    """The parts of a file, in the order in which they are written."""
+
+    ARCHITECTURE = 0
+    TENSORS = 1
+    INDICES = 2
+
+
+def write_sections(path: str | os.PathLike[str], parts: Mapping[Section, bytes]) -> None:
+    """Writes a file; a file already there stays whole until the new one is complete."""
+    target = pathlib.Path(path)
+    with tempfile.NamedTemporaryFile(
+        dir=target.parent, prefix=f".{target.name}.", delete=False
+    ) as file:
+        try:
+            file.writelines(frame(parts))
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o666 & ~_umask())
+    os.replace(file.name, target)
+
+
+def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:
+    """The bytes of a file in pieces; empty sections are left out."""
+    present = [section for section in Section if parts.get(section)]
+    yield MAGIC + bytes([VERSION, sum(1 << section for section in present)])
+    for section in present:
+        payload = parts[section]
+        yield varint(len(payload))
+        yield payload
+        yield _checksum(section, payload)
+
+
+def parse_sections(data: bytes) -> dict[Section, bytes]:
+    """Splits a file into its sections and checks every one of them.
+
+    Raises:
+        CompressedFileError: when the magic, the version, a length or a checksum is wrong,
+            or there are unknown sections, or bytes follow the last one.
+    """
+    reader = ByteReader(data)
+    if data[: len(MAGIC)] != MAGIC:
+        raise CompressedFileError(
+            f"Not a compressed model: the file begins with {data[:3]!r}, expected "
+            f"{MAGIC!r}. Pass a file written by save_compressed."
+        )
+    reader.take(len(MAGIC))
+    version = reader.byte()
+    if version != VERSION:
+        raise CompressedFileError(
+            f"The file is of format version {version}; this program reads version "
+            f"{VERSION}. Read it with the release of tfmot_sws that wrote it."
+        )
+    present = reader.byte()
+    parts = {s: _payload(reader, s) for s in Section if present >> s & 1}
+    if present >> len(Section) or reader.remaining:
+        raise CompressedFileError(
+            f"There are sections that nobody knows ({present:#b}), or {reader.remaining} "
+            "bytes after the last one. The file is damaged; copy or download it again."
+        )
+    return parts
+
+
+def _payload(reader: ByteReader, section: Section) -> bytes:
+    payload = reader.take(reader.varint())
+    if reader.take(_CHECKSUM_BYTES) != _checksum(section, payload):
+        raise CompressedFileError(
+            f"The checksum of section {section.name} is wrong. The file is damaged; copy "
+            "or download it again."
+        )
+    return payload
+
+
+def _checksum(section: Section, payload: bytes) -> bytes:
+    return zlib.crc32(payload, section.value).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

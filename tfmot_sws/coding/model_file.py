@@ -1,0 +1,228 @@
+"""Stripped models to `.sws` files and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.coding.architecture import (
+    CustomObjects,
+    describe,
+    finalize,
+    rebuild,
+    trial,
+    variables_of,
+)
+from tfmot_sws.coding.container import Section, frame, parse_sections, write_sections
+from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
+from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
+from tfmot_sws.coding.text import decode_text, encode_text
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedModel:
+    """A model as bytes.
+
+    Args:
+        architecture: its text, encoded; empty when only weights are stored.
+        tensors: its variables.
+    """
+
+    architecture: bytes
+    tensors: EncodedTensors
+
+    @property
+    def sections(self) -> dict[Section, bytes]:
+        """The sections of the file."""
+        return {Section.ARCHITECTURE: self.architecture, **self.tensors.sections()}
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return sum(map(len, frame(self.sections)))
+
+
+def save_compressed(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    weights_only: bool = False,
+    float16_rest: bool = False,
+) -> None:
+    """Writes a stripped model to one file of about the size of its information.
+
+    The file holds the architecture, the codebooks, entropy-coded indices, and all other
+    variables (biases, normalisation, states of random generators), compressed without
+    loss. Optimizer, losses and metrics are not stored. A file that is there already stays
+    whole until the new one is complete.
+
+    Args:
+        model: a plain built Keras model, such as `strip_soft_weight_sharing` returns.
+        path: where to write; the name should end in `.sws`.
+        weights_only: leave the architecture out. Such a file is loaded into a model
+            built by code: `load_compressed(path, model=model)`.
+        float16_rest: store float32 variables that have no codebook as float16. This is
+            NOT lossless: they keep 11 significant bits, and magnitudes below 6e-8 become
+            0. A variable with a magnitude above 65504, or with NaN, stays float32.
+
+    Raises:
+        TypeError: `model` is still wrapped, or no Keras 3 model.
+        ValueError: it is not built; its architecture cannot be stored or rebuilt (it has
+            lambdas, say) and `weights_only` is off; or a dtype cannot be stored.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> model.set_weights([np.eye(8, 4), np.zeros(4)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder) / "model.sws"
+        ...     save_compressed(model, file)
+        ...     loaded = load_compressed(file)
+        >>> np.array_equal(loaded.layers[0].kernel, np.eye(8, 4))
+        True
+    """
+    encoded = encode_model(model, weights_only=weights_only, float16_rest=float16_rest)
+    _check_size(model, encoded)
+    if not weights_only:
+        try:
+            trial(decode_text(encoded.architecture), variables_of(model), None)
+        except CompressedFileError as error:
+            raise ValueError(
+                f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+                f"configuration: {error} A subclassed model needs get_config() and a "
+                "build() that creates its layers; or use weights_only=True."
+            ) from error
+    write_sections(path, encoded.sections)
+
+
+def load_compressed(
+    path: str | os.PathLike[str],
+    *,
+    model: keras.Model | None = None,
+    custom_objects: CustomObjects = None,
+) -> keras.Model:
+    """Reads a model that `save_compressed` wrote, bit for bit, on any Keras backend.
+
+    Only integers may change their width: backends differ in the dtype of the state of
+    random generators, which `Dropout` has, for instance.
+
+    Nothing in the file is executed: lambdas and classes that are neither Keras' own, nor
+    registered, nor given here are turned down.
+
+    Args:
+        path: a `.sws` file.
+        model: a built model to fill with the weights, whatever architecture the file
+            has. `None`: build the model that the file describes.
+        custom_objects: classes and functions of your own by name, unless registered with
+            `keras.saving.register_keras_serializable`.
+
+    Returns:
+        The model, not compiled; `model` itself where that is given.
+
+    Raises:
+        CompressedFileError: the file is damaged, hostile, or of another version.
+        ValueError: the file holds weights only and `model` is `None`; or the variables of
+            `model` are not those of the file. `model` is left as it was.
+    """
+    data = pathlib.Path(path).read_bytes()
+    sections = parse_sections(data)
+    reader = TensorReader(sections, len(data))
+    expected = [entry.kind for entry in reader.entries]
+    if model is not None:
+        _check_variables(model, reader.entries)
+        # All of it is decoded before the model is touched; it takes a byte a weight.
+        return _fill(model, list(reader.read()))
+    if Section.ARCHITECTURE in sections:
+        text = decode_text(sections[Section.ARCHITECTURE])
+        return _fill(rebuild(text, expected, custom_objects), reader.read())
+    raise ValueError(
+        f"'{os.fspath(path)}' holds weights only. Build the model by its code and pass it: "
+        "load_compressed(path, model=model)."
+    )
+
+
+def encode_model(
+    model: keras.Model, *, weights_only: bool = False, float16_rest: bool = False
+) -> EncodedModel:
+    """The bytes of a model; the arguments are those of `save_compressed`."""
+    _check_model(model)
+    architecture = b"" if weights_only else encode_text(describe(model))
+    arrays = _Arrays(model.variables)
+    return EncodedModel(architecture, encode_tensors(arrays, float16_rest=float16_rest))
+
+
+class _Arrays(Sequence[NDArray[Any]]):
+    """The values of variables, each copied out of the backend only when asked for."""
+
+    def __init__(self, variables: list[keras.Variable]) -> None:
+        self._variables = variables
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __getitem__(self, number: Any) -> Any:
+        variable = self._variables[number]
+        if variable.dtype not in DTYPES:
+            raise ValueError(
+                f"Variable '{variable.path}' has dtype {variable.dtype}; a compressed file "
+                f"holds {', '.join(DTYPES)}."
+            )
+        # A backend may hand bfloat16 out as float32.
+        return np.asarray(ops.convert_to_numpy(variable)).astype(variable.dtype, copy=False)
+
+
+def _check_model(model: keras.Model) -> None:
+    if hasattr(model, "priors"):
+        raise TypeError(
+            "A compressed file holds a stripped model; received a wrapped one. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras 3 model; received {type(model).__name__}.")
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
+            "batch of data."
+        )
+
+
+def _check_size(model: keras.Model, encoded: EncodedModel) -> None:
+    size = sum(int(np.prod(v.shape)) for v in model.variables)
+    if size > max_entries(encoded.size):
+        raise ValueError(
+            f"The {size} weights of model '{model.name}' take {encoded.size} bytes only: "
+            "nearly all are equal. Readers turn such files down, for their memory's sake."
+        )
+
+
+def _check_variables(model: keras.Model, entries: list[TensorEntry]) -> None:
+    if len(model.variables) != len(entries):
+        raise ValueError(
+            f"Model '{model.name}' has {len(model.variables)} variables, the file "
+            f"{len(entries)}. Build the model with the code that built the stored one."
+        )
+    for variable, kind, entry in zip(
+        model.variables, variables_of(model), entries, strict=True
+    ):
+        if not fits(kind, entry.kind):
+            raise ValueError(
+                f"Variable '{variable.path}' is {variable.dtype} of shape "
+                f"{tuple(variable.shape)}; the file holds {entry.dtype} of shape "
+                f"{entry.shape}. Build the model with the code that built the stored one."
+            )
+
+
+def _fill(model: keras.Model, tensors: Iterable[StoredTensor]) -> keras.Model:
+    for variable, tensor in zip(model.variables, tensors, strict=True):
+        variable.assign(tensor.array().astype(variable.dtype, copy=False))
+    finalize(model)
+    return model

@@ -1,0 +1,89 @@
+"""A range coder for many symbols at once: `constriction`, given small integers only.
+
+Integers and correctly rounded divisions give the same probabilities, and so the same
+bytes, on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+_FAMILY: Final = constriction.stream.model.Categorical(perfect=False)
+
+
+def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts scaled to sum to about 65536 along the last axis, each at least 1.
+
+    Single precision holds such numbers and their sums exactly, however large and unequal
+    the counts are.
+
+    Args:
+        counts: not negative, at most 2**46, shape (..., V), with a positive sum.
+
+    Example:
+        >>> frequencies(np.array([0, 1, 3])).tolist()
+        [1, 16385, 49153]
+    """
+    return 1 + (counts << 16) // counts.sum(axis=-1, keepdims=True)
+
+
+class SymbolCoder(Protocol):
+    """What the models need of an encoder or a decoder."""
+
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Writes or reads symbols, shape (M,), whose chances are as `counts`.
+
+        Args:
+            symbols: numbers below V; a decoder looks at their shape only.
+            counts: 1 to 65537, shape (V,) for all or (M, V) for each symbol, V >= 2.
+        """
+        ...
+
+
+class SymbolEncoder:
+    """Writes symbols; `finish` gives the bytes.
+
+    Example:
+        >>> encoder = SymbolEncoder()
+        >>> symbols = encoder.code(np.int32([0, 0, 1, 0]), np.array([9, 1]))
+        >>> encoder.finish().hex()
+        '10bb9fba'
+    """
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Writes the symbols and returns them."""
+        self._encoder.encode(symbols, *_model(counts))
+        return symbols
+
+    def finish(self) -> bytes:
+        """The bytes: little-endian words of 32 bits without the zeros at the end."""
+        return self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+class SymbolDecoder:
+    """Reads the symbols back, given the same counts in the same order."""
+
+    def __init__(self, data: bytes) -> None:
+        words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
+
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Finds as many symbols as there are in `symbols`, which is not read."""
+        if counts.ndim == 1:
+            return self._decoder.decode(*_model(counts), symbols.size)
+        return self._decoder.decode(*_model(counts))
+
+
+def _model(counts: NDArray[np.int64]) -> tuple[object, ...]:
+    """The arguments that name a model to `constriction`."""
+    if counts.ndim == 1:
+        probabilities = counts.astype(np.float32)
+        return (constriction.stream.model.Categorical(probabilities, perfect=False),)
+    return _FAMILY, counts.astype(np.float32)

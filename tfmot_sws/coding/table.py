@@ -1,0 +1,155 @@
+"""The table of tensors: shape, dtype, and how each is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import ml_dtypes
+import numpy as np
+
+from tfmot_sws.coding.byte_io import ByteReader, varint
+from tfmot_sws.coding.deflate import pack, unpack
+from tfmot_sws.coding.errors import CompressedFileError
+
+# Position in this tuple is the number in the file; the first is not written.
+DTYPES: Final = (
+    "float32", "float16", "bfloat16", "float64",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+)  # fmt: skip
+# Shape and dtype.
+VariableKind = tuple[tuple[int, ...], str]
+# Float dtypes whose every value a float32 holds: they may have a codebook.
+CLUSTERABLE: Final = ("float32", "float16", "bfloat16")
+RAW, FLOAT16, ADAPTIVE, BULK = 0, 1, 2, 3
+_MAX_RANK: Final = 32
+_MAX_CODEBOOKS: Final = 1 << 20
+_MAX_TABLE_BYTES: Final = 1 << 22
+# A file may declare this many entries, and so many more for each of its bytes: ample for
+# any model that holds information, and little enough memory for one that lies.
+_FREE_ENTRIES: Final = 1 << 25
+_ENTRIES_PER_BYTE: Final = 1 << 12
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorEntry:
+    """How one tensor is stored.
+
+    Args:
+        shape: its shape.
+        dtype: its dtype, one of `DTYPES`.
+        storage: `RAW`, `FLOAT16` (float32 values kept as float16), or indices of a
+            codebook, coded `ADAPTIVE` or in `BULK`.
+        codebook: number of the codebook; 0 where there is none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    storage: int = RAW
+    codebook: int = 0
+
+    @property
+    def kind(self) -> VariableKind:
+        """Shape and dtype."""
+        return self.shape, self.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensor in memory."""
+        return self.size * numpy_dtype(self.dtype).itemsize
+
+    @property
+    def has_indices(self) -> bool:
+        """Whether it is stored as indices of a codebook."""
+        return self.storage in (ADAPTIVE, BULK)
+
+    @property
+    def plain_dtype(self) -> np.dtype:
+        """The dtype that its values are written in when it has no indices."""
+        return numpy_dtype("float16" if self.storage == FLOAT16 else self.dtype)
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The little-endian NumPy dtype of a name in `DTYPES`."""
+    if name == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name).newbyteorder("<")
+
+
+def fits(first: VariableKind, second: VariableKind) -> bool:
+    """Whether a variable can take the values of another.
+
+    Shapes and dtypes have to be equal, but integers may differ in width: Keras keeps the
+    state of random generators as int64 or uint32, depending on the backend.
+    """
+    dtypes = first[1], second[1]
+    integers = all(np.issubdtype(numpy_dtype(dtype), np.integer) for dtype in dtypes)
+    return first[0] == second[0] and (dtypes[0] == dtypes[1] or integers)
+
+
+def max_entries(num_bytes: int) -> int:
+    """The most entries that a file of so many bytes may declare in all."""
+    return _FREE_ENTRIES + _ENTRIES_PER_BYTE * num_bytes
+
+
+def encode_table(entries: Sequence[TensorEntry]) -> bytes:
+    """The table in few bytes."""
+    return pack(b"".join(_encode_entry(entry) for entry in entries))
+
+
+def _encode_entry(entry: TensorEntry) -> bytes:
+    dtype = DTYPES.index(entry.dtype)
+    storage = entry.storage + 2 * entry.codebook
+    head = varint(storage << 1 | (dtype > 0)) + (bytes([dtype]) if dtype else b"")
+    return head + varint(len(entry.shape)) + b"".join(map(varint, entry.shape))
+
+
+def decode_table(reader: ByteReader, num_bytes: int) -> list[TensorEntry]:
+    """The entries that `encode_table` was given.
+
+    Args:
+        reader: where the table begins.
+        num_bytes: size of the file, which bounds what it may declare.
+
+    Raises:
+        CompressedFileError: when that is no table, or declares too much.
+    """
+    table = ByteReader(unpack(reader, _MAX_TABLE_BYTES))
+    entries, left = [], max_entries(num_bytes)
+    while table.remaining:
+        entry = _decode_entry(table)
+        left -= entry.size
+        if left < 0:
+            raise CompressedFileError(
+                f"The file of {num_bytes} bytes declares more than {max_entries(num_bytes)} "
+                "weights, which no model of that size has. Do not use it."
+            )
+        entries.append(entry)
+    return entries
+
+
+def _decode_entry(table: ByteReader) -> TensorEntry:
+    number, has_dtype = divmod(table.varint(), 2)
+    dtype = table.byte() if has_dtype else 0
+    rank = table.varint()
+    if dtype >= len(DTYPES) or rank > _MAX_RANK or number > 2 * _MAX_CODEBOOKS:
+        raise CompressedFileError(
+            f"A tensor of dtype number {dtype}, {rank} axes and storage {number} is none "
+            "that can be. The file is damaged; copy or download it again."
+        )
+    shape = tuple(table.varint() for _ in range(rank))
+    codebook = max(0, number - ADAPTIVE) // 2
+    entry = TensorEntry(shape, DTYPES[dtype], number - 2 * codebook, codebook)
+    if entry.has_indices and (not entry.size or entry.dtype not in CLUSTERABLE):
+        raise CompressedFileError(
+            f"A tensor of shape {shape} and dtype {entry.dtype} cannot have a codebook. The "
+            "file is damaged; copy or download it again."
+        )
+    return entry
