@@ -82,6 +82,8 @@ def test_stripped_predictions_are_those_of_training(trained):
         np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-6)
 
 
+# Two families have BatchNorm behind a shared kernel.
+@pytest.mark.filterwarnings("ignore:BatchNorm layers:UserWarning")
 def test_litert_agrees(trained):
     shared, _, inputs, _ = trained
     plain = sws.strip_soft_weight_sharing(shared)

@@ -42,22 +42,65 @@ ALLOWED = {
     # The wrapper adds the default callback when `fit` is called without one.
     "model": {"callbacks", "hyperpriors", "prior", "selection", "train_size"},
     "callbacks": {"mixture", "model", "prior", "schedules"},
-    "strip": {"codebook", "model"},
+    "rebuild": set(),
+    "strip": {"codebook", "model", "rebuild"},
     # Stripped models.
-    "coding": {"coding", "codebook", "mixture", "strip"},
+    "coding": {"coding", "codebook", "mixture", "rebuild", "strip"},
     "report": {"codebook", "coding"},
-    "litert": {"codebook", "strip"},
-    "visualization": {"callbacks", "codebook", "mixture", "model", "prior", "report"},
-    "tf_keras_adapter": {"codebook", "model", "strip"},
+    "model_graph": set(),
+    "batch_norm": {"codebook", "model_graph", "rebuild"},
+    # .tflite files.
+    "tflite_converter": set(),
+    "tflite_file": set(),
+    "tflite_report": {"tflite_file"},
+    "tflite_interpreter": {"tflite_converter"},
+    "tflm": {"tflite_converter", "tflite_file", "tflite_interpreter"},
+    "verification": {"tflite_file", "tflite_interpreter", "tflm"},
+    "int8_grid": {"rebuild", "tflite_converter", "tflite_file"},
+    "tflite_formats": {
+        "batch_norm",
+        "int8_grid",
+        "rebuild",
+        "tflite_converter",
+        "tflite_file",
+        "tflite_interpreter",
+        "tflm",
+        "verification",
+    },
+    "litert": {
+        "batch_norm",
+        "rebuild",
+        "tflite_converter",
+        "tflite_formats",
+        "tflite_interpreter",
+        "verification",
+    },
+    "visualization": {
+        "codebook",
+        "mixture",
+        "model",
+        "selection",
+        "strip",
+        "visualization",
+    },
+    "summaries": {"model"},
 }
 
 # Who may import what is heavy, optional or has side effects.
 EXTERNAL = {
-    "tensorflow": {"compilation", "model", "litert", "tf_keras_adapter"},
-    "ai_edge_litert": {"litert"},
-    "tf_keras": {"tf_keras_adapter"},
-    "tensorflow_model_optimization": {"tf_keras_adapter"},
+    "tensorflow": {
+        "compilation",
+        "model",
+        "tflite_converter",
+        "tflite_formats",
+    },
+    "ai_edge_litert": {"tflite_file", "tflite_interpreter"},
+    "ai_edge_quantizer": {"int8_grid"},
+    "tflite_micro": {"tflm"},
+    "tf_keras": set(),
+    "tensorflow_model_optimization": set(),
     "matplotlib": {"visualization"},
+    "tensorboard": {"summaries"},
     "constriction": {"coding"},
     "jax": set(),
     "torch": set(),
@@ -133,9 +176,10 @@ def test_import_has_no_side_effects():
 import os, sys
 before = dict(os.environ)
 import keras
-keras_only = dict(os.environ)
+keras_only, keras_modules = dict(os.environ), set(sys.modules)
 import tfmot_sws
-unwanted = {"tensorflow_model_optimization", "tf_keras", "matplotlib"} & set(sys.modules)
+heavy = {"tensorflow_model_optimization", "tf_keras", "matplotlib", "tensorboard"}
+unwanted = heavy & (set(sys.modules) - keras_modules)
 changed = dict(os.environ) != keras_only or "TF_USE_LEGACY_KERAS" in os.environ
 print(sorted(unwanted) or changed)
 """

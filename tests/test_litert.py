@@ -1,12 +1,17 @@
 """LiteRT export: quiet, checked, and clear when it cannot be done."""
 
+import gzip
+import sys
+
 import keras
 import numpy as np
 import pytest
 from families import FAMILIES, sequential
+from rounding import cluster
 
 import tfmot_sws as sws
-from tfmot_sws import litert
+from tfmot_sws import tflite_formats
+from tfmot_sws.tflite_file import stored_tensors
 
 
 def test_export_is_quiet(capfd):
@@ -43,16 +48,134 @@ def test_a_difference_is_found():
     model = sequential()
     tflite = sws.convert_to_tflite(model)
     model.layers[-1].bias.assign_add(np.ones(3))
-    assert sws.verify_tflite(tflite, model) > 0.1
+    assert sws.verify_tflite(tflite, model).difference > 0.1
 
 
-def test_a_model_that_exports_wrongly_is_turned_down(monkeypatch):
+def test_verification_of_known_weights():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    kernel = np.float32([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.25], [0, 0, 0]])
+    model.set_weights([kernel, np.zeros(3)])
+    tflite = sws.convert_to_tflite(model)
+    verification = sws.verify_tflite(tflite, model, np.eye(4, dtype="float32")[:3])
+    (tensor,) = verification.tensors
+    assert (tensor.shape, tensor.dtype, tensor.stored_bytes) == ((3, 4), "float32", 3 * 4 * 4)
+    assert (tensor.distinct, tensor.zeros, tensor.size) == (3, 9, 12)
+    assert (verification.difference, verification.agreement) == (0.0, 1.0)
+    assert verification.raw_bytes == len(tflite)
+    assert verification.gzip_bytes == len(gzip.compress(tflite, 9))
+    model.layers[0].kernel.assign(kernel[:, [1, 0, 2]])
+    other = sws.verify_tflite(tflite, model, np.eye(4, dtype="float32")[:3])
+    assert (other.difference, other.agreement) == (0.5, pytest.approx(1 / 3))
+
+
+def test_a_single_output_has_no_class():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    assert sws.verify_tflite(sws.convert_to_tflite(model), model).agreement is None
+
+
+def test_verify_rejects_other_files():
+    with pytest.raises(ValueError, match=r"Not a \.tflite file"):
+        sws.verify_tflite(b"PK" * 10, sequential())
+
+
+@pytest.fixture
+def wrong_file(monkeypatch):
+    """What the converter makes is from another model."""
     wrong = sws.convert_to_tflite(sequential())
-    monkeypatch.setattr(litert, "_convert", lambda _: wrong)
-    with pytest.raises(
-        litert.ExportError, match=r"differ from those of .* Nothing was written"
-    ):
+    monkeypatch.setattr(tflite_formats, "convert", lambda *_: wrong)
+
+
+@pytest.mark.usefixtures("wrong_file")
+def test_a_model_that_exports_wrongly_is_turned_down():
+    with pytest.raises(sws.ExportError, match=r"differ from those of .* Nothing was written"):
         sws.convert_to_tflite(sequential())
+
+
+@pytest.mark.usefixtures("wrong_file")
+def test_export_leaves_the_old_file_when_it_refuses(tmp_path):
+    target = tmp_path / "model.tflite"
+    target.write_bytes(b"old")
+    with pytest.raises(sws.ExportError):
+        sws.export(sequential(), target)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_export_writes_what_it_verified(tmp_path):
+    model, target = sequential(), tmp_path / "model.tflite"
+    verification = sws.export(model, target, "float16")
+    assert target.stat().st_size == verification.raw_bytes
+    assert verification == sws.verify_tflite(target.read_bytes(), model)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ["functional", "subclassed"])
+def test_mixed_precision_is_rebuilt_in_float32(policy, name, rng):
+    family = FAMILIES[name]
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = family.build()
+        tflite = sws.convert_to_tflite(model)
+        assert keras.config.dtype_policy().name == policy
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x = family.make_inputs(rng)
+    (outputs,) = sws.predict_tflite(tflite, x)
+    assert outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs, model(x, training=False), rtol=0.05, atol=0.05)
+
+
+def test_model_without_config_says_what_it_needs():
+    class Plain(keras.Model):
+        def __init__(self, units):
+            super().__init__(dtype="mixed_float16")
+            self.dense = keras.layers.Dense(units, dtype="mixed_float16")
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Plain(2)
+    model(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"cannot be rebuilt .* get_config"):
+        sws.convert_to_tflite(model)
+
+
+def as_dataset(x):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, x[:, :3])).batch(8)
+
+
+def as_generator(x):
+    return (part for part in np.split(x, 4))
+
+
+@pytest.mark.parametrize("make", [as_dataset, as_generator, lambda x: x])
+def test_representative_data_comes_in_many_forms(make, rng):
+    model, x = sequential(), rng.standard_normal((64, 10)).astype("float32")
+    tflite = sws.convert_to_tflite(model, "int8", representative_data=make(x))
+    assert tflite == sws.convert_to_tflite(model, "int8", representative_data=x)
+    kernels = [t for t in stored_tensors(tflite) if len(t.shape) > 1]
+    assert {t.dtype for t in kernels} == {"int8"}
+
+
+def test_a_file_that_litert_cannot_load_is_turned_down(rng):
+    """A layer that reads only zeros gives an activation without range."""
+    first, second = (keras.layers.Dense(4, use_bias=False) for _ in range(2))
+    model = keras.Sequential([keras.Input((10,)), first, second, keras.layers.Dense(3)])
+    row, column = np.eye(4)[:, :1], 1 - np.eye(4)[:1]
+    first.kernel.assign(first.kernel * column)
+    second.kernel.assign(np.ones((4, 4)) * row)
+    x = rng.standard_normal((16, 10)).astype("float32")
+    with pytest.raises(sws.ExportError, match=r"cannot run the 'int8' file .* always zero"):
+        sws.convert_to_tflite(model, "int8", representative_data=x)
+
+
+def test_tflm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    with pytest.raises(ImportError, match=r"pip install 'tfmot-sws\[tflm\]'"):
+        sws.convert_to_tflite(cluster(sequential()), "tflm")
 
 
 def test_unconvertible_model_says_why():
@@ -69,7 +192,7 @@ def test_unconvertible_model_says_why():
     model = keras.Model(
         inputs, keras.layers.Dense(2)(keras.layers.Reshape((4,))(Exotic()(inputs)))
     )
-    with pytest.raises(litert.ExportError, match=r"could not convert"):
+    with pytest.raises(sws.ExportError, match=r"could not convert"):
         sws.convert_to_tflite(model)
 
 
@@ -77,6 +200,7 @@ def test_unconvertible_model_says_why():
     ("make", "error", "message"),
     [
         (lambda: (sequential(), "int3"), ValueError, "weights must be one of"),
+        (lambda: (sequential(), "int8"), ValueError, "needs representative_data="),
         (
             lambda: (sws.apply_soft_weight_sharing(sequential()), "float32"),
             TypeError,

@@ -98,3 +98,16 @@ def test_codebooks_decode_to_the_weights_also_after_reload(shared, tmp_path):
 def test_codebooks_of_a_wrapped_model_are_turned_down(shared):
     with pytest.raises(TypeError, match="reads a stripped model"):
         sws.get_codebooks(shared)
+
+
+def test_adapted_normalisation_computes_the_same(rng):
+    x = (3 + 2 * rng.standard_normal((64, 4))).astype("float32")
+    normalise = keras.layers.Normalization()
+    normalise.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), normalise, keras.layers.Dense(2)])
+    wrapped = sws.apply_soft_weight_sharing(model, num_components=3)
+    wrapped.compile("adam", "mse")
+    wrapped.fit(x, x[:, :2], epochs=1, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    wrapped.snap.assign(1.0)
+    plain = sws.strip_soft_weight_sharing(wrapped)
+    np.testing.assert_allclose(plain(x), wrapped(x), rtol=1e-5, atol=1e-6)

@@ -65,7 +65,7 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     _check_suffix(path, ".keras", ".sws", ".tflite")
     report: Any
     if path.suffix == ".tflite":
-        from tfmot_sws.coding.tflite import tflite_report
+        from tfmot_sws.tflite_report import tflite_report
 
         report = tflite_report(path.read_bytes())
     else:

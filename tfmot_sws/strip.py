@@ -7,6 +7,7 @@ from keras import ops
 
 from tfmot_sws.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.rebuild import finalize, float32_clone
 
 
 def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
@@ -37,7 +38,7 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
             "stripping it now would round pretrained weights to a few values. Call "
             "fit(..., callbacks=[AnnealAndMerge()]) first."
         )
-    plain = _float32_clone(model.inner)
+    plain = float32_clone(model.inner)
     values = {id(v): ops.convert_to_numpy(v) for v in model.inner.variables}
     groups = zip(model.priors, model.shared_variables, model.assignments(), strict=True)
     for prior, variables, slots in groups:
@@ -45,6 +46,7 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
         values.update({id(v): means[part] for v, part in zip(variables, slots, strict=True)})
     for source, target in zip(model.inner.variables, plain.variables, strict=True):
         target.assign(values[id(source)])
+    finalize(plain)
     return plain
 
 
@@ -74,32 +76,3 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
         for path, values in arrays.items()
         if is_clustered(values)
     }
-
-
-def _float32_clone(model: keras.Model) -> keras.Model:
-    """The same architecture and names, computing in float32, not compiled."""
-    advice = (
-        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
-        "configuration. A subclassed model needs get_config() and a build() that creates "
-        "its layers; see keras.saving.register_keras_serializable."
-    )
-    try:
-        config = keras.saving.serialize_keras_object(model)
-    except NotImplementedError as error:
-        raise ValueError(advice) from error
-    config.pop("compile_config", None)
-    clone = keras.saving.deserialize_keras_object(_as_float32(config))
-    if not clone.built or len(clone.variables) != len(model.variables):
-        raise ValueError(advice)
-    return clone
-
-
-def _as_float32(config: object) -> object:
-    """A serialised model with every dtype policy replaced by float32."""
-    if isinstance(config, list | tuple):
-        return type(config)(_as_float32(item) for item in config)
-    if not isinstance(config, dict):
-        return config
-    if config.get("class_name") == "DTypePolicy":
-        return {**config, "config": {"name": "float32"}}
-    return {key: _as_float32(value) for key, value in config.items()}

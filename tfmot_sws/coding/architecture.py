@@ -6,13 +6,14 @@ import concurrent.futures
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import keras
 
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import VariableKind, fits
+from tfmot_sws.rebuild import walk
 
 CustomObjects = Mapping[str, Any] | None
 
@@ -51,7 +52,7 @@ def describe(model: keras.Model) -> bytes:
 
 
 def _asset_problem(model: keras.Model) -> str | None:
-    for layer in _all_layers(model):
+    for layer in walk(model):
         if hasattr(layer, "save_assets") and not layer.get_config().get("vocabulary"):
             return f"layer '{layer.name}', whose vocabulary is not in its configuration"
     return None
@@ -103,21 +104,6 @@ def trial(
 def variables_of(model: keras.Model) -> list[VariableKind]:
     """Shape and dtype of all variables of a model, in their order."""
     return [(tuple(v.shape), v.dtype) for v in model.variables]
-
-
-def finalize(model: keras.Model) -> None:
-    """Has layers that keep something derived from their variables derive it anew."""
-    for layer in _all_layers(model):
-        update: Callable[[], None] | None = getattr(layer, "finalize_state", None)
-        if update is not None:
-            update()
-
-
-def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _all_layers(layer)
 
 
 class _NoMemoryScope(keras.StatelessScope):

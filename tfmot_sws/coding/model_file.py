@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tfmot_sws.coding.architecture import (
     CustomObjects,
     describe,
-    finalize,
     rebuild,
     trial,
     variables_of,
@@ -26,6 +25,7 @@ from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
 from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
+from tfmot_sws.rebuild import finalize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,180 @@
+"""Every format for every model family, and what the files hold."""
+
+import importlib.util
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from families import FAMILIES, Family, sequential
+from rounding import NUM_VALUES, cluster
+
+import tfmot_sws as sws
+from tfmot_sws.tflite_file import stored_tensors
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "lenet_mnist.py"
+EXACT = 1e-4
+TOLERANCES = {
+    "float32": EXACT,
+    "float16": 1e-2,
+    "int8_codebook": 0.1,
+    "sparse": EXACT,
+    "int8": 0.1,
+}
+
+pytestmark = [
+    # Two families have BatchNorm behind a kernel; test_batch_norm.py tests the warning.
+    pytest.mark.filterwarnings("ignore:BatchNorm layers:UserWarning"),
+    # The families are small; sparse files of theirs are often no smaller.
+    pytest.mark.filterwarnings("ignore:The float32 file:UserWarning"),
+]
+
+
+def lenets():
+    spec = importlib.util.spec_from_file_location("lenet_mnist", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def images(generator):
+        return generator.random((16, 28, 28, 1)).astype("float32")
+
+    names = ("lenet-300-100", "lenet-5-caffe")
+    return {name: Family(module.NETS[name], images, None) for name in names}
+
+
+LENETS = lenets()
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, *LENETS])
+def clustered(request):
+    """A name, a clustered model, and inputs for it."""
+    keras.utils.set_random_seed(0)
+    family = {**FAMILIES, **LENETS}[request.param]
+    zeros = 0.9 if request.param in LENETS else 0.6
+    inputs = family.make_inputs(np.random.default_rng(0))
+    return request.param, cluster(family.build(), zeros), inputs
+
+
+def large(tensors):
+    """Those that are kernels for certain, not biases or constants of the graph."""
+    return [t for t in tensors if len(t.shape) > 1 and t.size >= 100]
+
+
+@pytest.mark.parametrize("weights", TOLERANCES)
+def test_every_format_runs_and_agrees(clustered, weights):
+    name, model, inputs = clustered
+    tflite = sws.convert_to_tflite(model, weights, representative_data=inputs)
+    verification = sws.verify_tflite(tflite, model, inputs)
+    assert verification.difference <= TOLERANCES[weights]
+    assert verification.agreement >= (1.0 if TOLERANCES[weights] == EXACT else 0.75)
+    if name not in ("functional", "nested"):
+        for tensor in large(verification.tensors):
+            # The unrolled attention and recurrences have integer constants of their own.
+            assert tensor.distinct_per_channel <= NUM_VALUES or weights == "int8", tensor
+
+
+def test_int8_codebook_equals_the_float_file_exactly(clustered):
+    _, model, inputs = clustered
+    folded = model if not hasattr(model, "inputs") else sws.fold_batch_norm(model)
+    exact = sws.convert_to_tflite(sws.place_on_int8_grid(folded))
+    small = sws.convert_to_tflite(model, "int8_codebook", sample=inputs)
+    for a, b in zip(
+        sws.predict_tflite(small, inputs), sws.predict_tflite(exact, inputs), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", LENETS)
+def test_sizes_of_the_lenets(name):
+    model = cluster(LENETS[name].build(), zeros=0.9)
+    files = {w: sws.convert_to_tflite(model, w) for w in TOLERANCES if w != "int8"}
+    ratio = {w: len(file) / len(files["float32"]) for w, file in files.items()}
+    assert ratio["float16"] < 0.51
+    assert ratio["int8_codebook"] <= 0.27
+    assert ratio["sparse"] < 0.2
+    kernels = {w: large(stored_tensors(file)) for w, file in files.items()}
+    assert all(t.distinct == NUM_VALUES for ts in kernels.values() for t in ts)
+    assert {t.dtype for t in kernels["int8_codebook"]} == {"int8"}
+    assert all(t.sparse for t in kernels["sparse"])
+    zeros = {w: sum(t.zeros for t in ts) for w, ts in kernels.items()}
+    assert set(zeros.values()) == {
+        sum(int(np.sum(np.asarray(v) == 0)) for v in model.weights[::2])
+    }
+
+
+def test_int8_keeps_clusters_in_each_channel(rng):
+    model = cluster(LENETS["lenet-5-caffe"].build(), zeros=0.5)
+    x = rng.random((8, 28, 28, 1)).astype("float32")
+    tensors = stored_tensors(sws.convert_to_tflite(model, "int8", representative_data=x))
+    kernels = large(tensors)
+    assert {t.dtype for t in kernels} == {"int8"}
+    assert max(t.distinct_per_channel for t in kernels) <= NUM_VALUES
+
+
+def test_placing_moves_little_and_keeps_clusters():
+    model = cluster(sequential())
+    placed = sws.place_on_int8_grid(model)
+    for old, new in zip(model.get_weights(), placed.get_weights(), strict=True):
+        assert np.max(np.abs(new - old)) <= np.max(np.abs(old)) / 254 * (1 + 1e-4)
+        np.testing.assert_array_equal(new == 0, old == 0)
+        assert np.unique(new).size <= np.unique(old).size
+    again = sws.place_on_int8_grid(placed)
+    for once, twice in zip(placed.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(once, twice)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 0.7, 3e7])
+def test_grid_is_exact_in_float32(scale, rng):
+    dense = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+    kernel = (scale * rng.standard_normal((64, 64))).astype("float32")
+    dense.set_weights([kernel, np.zeros(64, "float32")])
+    placed = sws.place_on_int8_grid(dense).get_weights()[0]
+    step = np.float32(np.abs(placed).max()) / np.float32(127)
+    integers = np.round(placed / step)
+    assert np.abs(integers).max() == 127
+    np.testing.assert_array_equal(integers.astype(np.int8) * step, placed)
+
+
+def test_kernels_off_the_grid_stay_float(rng):
+    """A subclassed model cannot be folded, so the converter scales the kernel."""
+
+    @keras.saving.register_keras_serializable(package="tfmot_sws_tests")
+    class WithNorm(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.hidden, self.head = keras.layers.Dense(64), keras.layers.Dense(32)
+            self.norm = keras.layers.BatchNormalization()
+
+        def build(self, input_shape):
+            self.hidden.build(input_shape)
+            self.norm.build((None, 64))
+            self.head.build((None, 64))
+            self.built = True
+
+        def call(self, inputs):
+            return self.head(self.norm(self.hidden(inputs)))
+
+    model = WithNorm()
+    x = rng.standard_normal((8, 32)).astype("float32")
+    model(x)
+    model.norm.set_weights(rng.uniform(0.5, 2, (4, 64)).astype("float32"))
+    with pytest.warns(UserWarning, match="do not lie on an int8 grid"):
+        tflite = sws.convert_to_tflite(cluster(model), "int8_codebook", sample=x)
+    assert sorted(t.dtype for t in large(stored_tensors(tflite))) == ["float32", "int8"]
+
+
+def test_sparse_says_when_zeros_do_not_pay():
+    with pytest.warns(UserWarning, match=r"bytes sparse, .* Share of zeros: .* \d+%"):
+        tflite = sws.convert_to_tflite(sequential(), "sparse")
+    assert len(tflite) == len(sws.convert_to_tflite(sequential()))
+
+
+def test_sparse_never_loses_weights():
+    """LiteRT drops what lies behind the last multiple of 4 in a row of a sparse matrix."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    kernel = np.zeros((6, 3), "float32")
+    kernel[4:, 1] = 0.5
+    model.layers[0].kernel.assign(kernel)
+    with pytest.warns(UserWarning, match="would lose some of its weights"):
+        tflite = sws.convert_to_tflite(model, "sparse")
+    assert sws.verify_tflite(tflite, model).difference < EXACT

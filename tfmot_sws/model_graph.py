@@ -1,0 +1,71 @@
+"""Which layer feeds which, read from a model's configuration."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether a layer is a model whose configuration says what feeds what."""
+    if not isinstance(layer, keras.Model) or not layer.built:
+        return False
+    if isinstance(layer, keras.Sequential):
+        return True
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        return False
+    return "output_layers" in config and bool(config.get("layers"))
+
+
+def edges(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of layers by name: the first feeds only the second, and each is called once."""
+    entries = config["layers"]
+    if "output_layers" not in config:
+        names = [entry["config"]["name"] for entry in entries]
+        yield from itertools.pairwise(names)
+        return
+    nodes = {entry["name"]: entry["inbound_nodes"] for entry in entries}
+    readers = Counter(_references([nodes, config["output_layers"]]))
+    for name, calls in nodes.items():
+        sources = list(_references(calls))
+        once = len(calls) == len(sources) == 1 == readers[sources[0]]
+        if once and len(nodes[sources[0]]) == 1 and _is_plain(calls[0]):
+            yield sources[0], name
+
+
+def _is_plain(call: dict[str, Any]) -> bool:
+    """Whether a layer is called for inference, not with training=True or a mask."""
+    return not any((call.get("kwargs") or {}).values())
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Names of the layers whose outputs are read, as often as they are."""
+    if _is_reference(value):
+        yield value[0]
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether this is [layer, node, tensor], as configurations name a tensor."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return False
+    return isinstance(value[0], str) and all(type(part) is int for part in value[1:])
+
+
+def rewire(value: Any, renamed: dict[str, str]) -> Any:
+    """References to a folded BatchNorm turned to the layer before it."""
+    if _is_reference(value):
+        return [renamed.get(value[0], value[0]), *value[1:]]
+    if isinstance(value, dict):
+        return {key: rewire(item, renamed) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rewire(item, renamed) for item in value)
+    return value

@@ -1,0 +1,122 @@
+"""The same model once more, from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+Edit = Callable[[Any], Any]
+
+
+def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
+    """A model with the same names, made from an edited configuration; weights are new.
+
+    Args:
+        model: a built model.
+        edit: takes and returns the serialised model, a nested dict.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    advice = (
+        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+        "configuration. A subclassed model needs get_config() and a build() that creates "
+        "its layers; see keras.saving.register_keras_serializable."
+    )
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ValueError(advice) from error
+    config.pop("compile_config", None)
+    # The model is in memory already: its own classes and functions may be taken as they are.
+    classes = {type(layer).__name__: type(layer) for layer in walk(model)}
+    with keras.saving.custom_object_scope(classes):
+        clone = keras.saving.deserialize_keras_object(edit(config), safe_mode=False)
+    if not clone.built:
+        raise ValueError(advice)
+    return clone
+
+
+def float32_clone(model: keras.Model) -> keras.Model:
+    """The same architecture and names, computing in float32; weights are new.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    policy = keras.config.dtype_policy()
+    # Layers that a subclassed model creates itself take the global policy.
+    keras.config.set_dtype_policy("float32")
+    try:
+        clone = clone_with(model, as_float32)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if len(clone.variables) != len(model.variables):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) has {len(model.variables)} "
+            f"variables, and {len(clone.variables)} when rebuilt from its configuration. A "
+            "subclassed model needs a build() that creates all its layers."
+        )
+    return clone
+
+
+def copy_float32(model: keras.Model) -> keras.Model:
+    """An uncompiled copy that computes in float32, with the same weights.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    clone = float32_clone(model)
+    for source, target in zip(model.variables, clone.variables, strict=True):
+        target.assign(ops.convert_to_numpy(source))
+    finalize(clone)
+    return clone
+
+
+def computes_in_float32(model: keras.Model) -> bool:
+    """Whether no layer of the model computes in half precision."""
+    return all(
+        dtype not in ("float16", "bfloat16", "float64")
+        for layer in walk(model)
+        for dtype in (layer.compute_dtype, layer.variable_dtype)
+    )
+
+
+def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """A layer, and the layers of the models inside it."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from walk(inner)
+
+
+def finalize(model: keras.Model) -> None:
+    """Has layers that keep something derived from their variables derive it anew."""
+    for layer in walk(model):
+        update: Callable[[], None] | None = getattr(layer, "finalize_state", None)
+        if update is not None:
+            update()
+
+
+def as_float32(config: Any) -> Any:
+    """A serialised model with every dtype policy replaced by float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(as_float32(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return {**config, "config": {"name": "float32"}}
+    return {key: as_float32(value) for key, value in config.items()}
+
+
+def unroll_recurrences(config: Any) -> Any:
+    """A serialised model whose recurrent layers are unrolled over time."""
+    if isinstance(config, list | tuple):
+        return type(config)(unroll_recurrences(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: True if key == "unroll" else unroll_recurrences(value)
+        for key, value in config.items()
+    }

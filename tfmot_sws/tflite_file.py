@@ -1,0 +1,132 @@
+"""What a .tflite file holds, read with the flatbuffer schema that LiteRT ships."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Types of weights. Other constants are shapes, axes, and the biases of integer files.
+_DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """One weight tensor as it lies in a .tflite file.
+
+    Args:
+        name: its name in the file.
+        shape: its shape there.
+        dtype: "float32", "float16" or "int8".
+        distinct: number of distinct stored values, zero included.
+        distinct_per_channel: the same within one channel, the greatest over all; channels
+            are those with a scale of their own.
+        zeros: number of entries that are exactly zero.
+        sparse: whether only the non-zero entries are stored.
+        stored_bytes: bytes of its values in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    distinct: int
+    distinct_per_channel: int
+    zeros: int
+    sparse: bool
+    stored_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape))
+
+
+def stored_tensors(tflite: bytes) -> tuple[StoredTensor, ...]:
+    """Counts the weights in a .tflite file: constants of two or more entries, each once.
+
+    Args:
+        tflite: the bytes of a .tflite file.
+
+    Returns:
+        One record a tensor, in the order of the file. Look-up tables of the format "tflm"
+        are no tensors and are left out.
+    """
+    return tuple(_count(*constant) for constant in constants(parse(tflite)))
+
+
+def parse(tflite: bytes) -> Any:
+    """The file as objects of LiteRT's schema.
+
+    Raises:
+        ValueError: when the data is no .tflite file.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    if tflite[4:8] != b"TFL3":
+        raise ValueError(f"Not a .tflite file: it begins with {tflite[:8]!r}.")
+    return flatbuffer_utils.read_model_from_bytearray(tflite)
+
+
+def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
+    """Weight tensors of a parsed file and their stored values; shared buffers once."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    dtypes = {getattr(schema.TensorType, name): dtype for name, dtype in _DTYPES.items()}
+    seen = set()
+    for graph in file.subgraphs:
+        for tensor in graph.tensors:
+            data = file.buffers[tensor.buffer].data
+            # A sparse tensor of nothing but zeros has no data.
+            known = data is not None or tensor.sparsity is not None
+            if not known or tensor.type not in dtypes or tensor.buffer in seen:
+                continue
+            if data is not None:
+                seen.add(tensor.buffer)
+            if np.prod(tensor.shape) > 1:
+                content = b"" if data is None else bytes(data)
+                yield tensor, np.frombuffer(content, dtypes[tensor.type])
+
+
+def operators(file: Any) -> Iterator[tuple[Any, Any]]:
+    """Every operator of a parsed file, after the graph that it belongs to."""
+    for graph in file.subgraphs:
+        yield from ((graph, operator) for operator in graph.operators or [])
+
+
+def has_loop(file: Any) -> bool:
+    """Whether a parsed file has a while loop, as recurrent layers become."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = [code.builtinCode for code in file.operatorCodes or []]
+    return schema.BuiltinOperator.WHILE in codes
+
+
+def _count(tensor: Any, values: NDArray) -> StoredTensor:
+    shape = tuple(int(n) for n in tensor.shape)
+    sparse = tensor.sparsity is not None
+    # NumPy 2.4 does not sort float16 rightly on processors with AVX-512.
+    numbers = values.astype(np.float32) if values.dtype == np.float16 else values
+    zeros = int(np.prod(shape)) - int(np.count_nonzero(numbers))
+    distinct = np.unique(numbers[numbers != 0]).size + (zeros > 0)
+    per_channel = distinct if sparse else _greatest_per_channel(tensor, numbers.reshape(shape))
+    return StoredTensor(
+        name=tensor.name.decode(errors="replace"),
+        shape=shape,
+        dtype=str(values.dtype),
+        distinct=distinct,
+        distinct_per_channel=per_channel,
+        zeros=zeros,
+        sparse=sparse,
+        stored_bytes=values.nbytes,
+    )
+
+
+def _greatest_per_channel(tensor: Any, values: NDArray) -> int:
+    scales = getattr(tensor.quantization, "scale", None)
+    if scales is None or len(scales) < 2:
+        return int(np.unique(values).size)
+    channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
+    return max(int(np.unique(channel).size) for channel in channels)
