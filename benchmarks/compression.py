@@ -57,7 +57,7 @@ def compress(dense, folder, splits, args):
     tflite = sws.convert_to_tflite(small)
     record = {
         "validation error, last epoch": lenet.measure_error(shared, validation),
-        "validation error, stripped": lenet.measure_error(small, validation),
+        "validation error": lenet.measure_error(small, validation),
         "test error": lenet.measure_error(small, test),
         "non-zero": 1.0 - report.num_zeros / report.num_weights,
         "distinct values": _distinct(small),
@@ -134,14 +134,14 @@ def run_seed(seed, splits, args):
     dense_bytes = 4 * dense.count_params()
     rows = {
         "dense": {
-            "validation error, last epoch": lenet.measure_error(dense, validation),
+            "validation error": lenet.measure_error(dense, validation),
             "test error": lenet.measure_error(dense, test),
             "bytes": dense_bytes,
             "BYTES": 1.0,
         }
     }
     rows["soft weight-sharing"], small = compress(dense, folder, splits, args)
-    limit = rows["soft weight-sharing"]["validation error, stripped"]
+    limit = rows["soft weight-sharing"]["validation error"]
     if args.peers:
         rows["tfmot prune + cluster, gzip"] = run_tfmot(reference, folder, splits, limit)
     if args.nncodec:
@@ -233,8 +233,19 @@ def _parse_arguments():
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
     args = parser.parse_args()
     args.epochs = args.epochs or lenet.SHARE_EPOCHS[args.net]
-    args.command = ["python", "benchmarks/compression.py", *sys.argv[1:]]
+    args.command = _command(args)
     return args
+
+
+def _command(args):
+    """The command line, paths by their last part."""
+    words = ["python", "benchmarks/compression.py", "--net", args.net, "--seeds"]
+    words += [*map(str, args.seeds), "--epochs", str(args.epochs)]
+    if args.data:
+        words += ["--data", args.data.name]
+    if args.settings:
+        words += ["--settings", f"'{json.dumps(args.settings)}'"]
+    return words + ["--nncodec", "python"] * bool(args.nncodec)
 
 
 if __name__ == "__main__":
