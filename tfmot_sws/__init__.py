@@ -1,35 +1,58 @@
 """Soft weight-sharing for Keras: prune and cluster a model in one ordinary training."""
 
+from tfmot_sws import visualization
 from tfmot_sws._version import __version__
+from tfmot_sws.batch_norm import fold_batch_norm
 from tfmot_sws.callbacks import AnnealAndMerge
 from tfmot_sws.codebook import ClusteredTensor
+from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.model_file import load_compressed, save_compressed
+from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
-from tfmot_sws.litert import convert_to_tflite, predict_tflite, verify_tflite
+from tfmot_sws.int8_grid import place_on_int8_grid
+from tfmot_sws.litert import convert_to_tflite, export, predict_tflite, verify_tflite
 from tfmot_sws.mixture import GaussianMixture
 from tfmot_sws.model import SoftWeightSharing, apply_soft_weight_sharing
 from tfmot_sws.prior import GaussianMixturePrior, LearningRates, PriorOptions
 from tfmot_sws.report import CompressionReport, compression_report
 from tfmot_sws.selection import WeightChoice
 from tfmot_sws.strip import get_codebooks, strip_soft_weight_sharing
+from tfmot_sws.summaries import SoftWeightSharingSummaries
+from tfmot_sws.tflite_converter import ExportError
+from tfmot_sws.verification import Verification
+from tfmot_sws.visualization.recorder import WeightMovementRecorder
 
 __all__ = [
     "AnnealAndMerge",
     "BetaHyperprior",
     "ClusteredTensor",
+    "CodedSizes",
+    "CompressedFileError",
     "CompressionReport",
+    "ExportError",
     "GammaHyperprior",
     "GaussianMixture",
     "GaussianMixturePrior",
     "LearningRates",
     "PriorOptions",
     "SoftWeightSharing",
+    "SoftWeightSharingSummaries",
+    "Verification",
     "WeightChoice",
+    "WeightMovementRecorder",
     "__version__",
     "apply_soft_weight_sharing",
+    "coded_sizes",
     "compression_report",
     "convert_to_tflite",
+    "export",
+    "fold_batch_norm",
     "get_codebooks",
+    "load_compressed",
+    "place_on_int8_grid",
     "predict_tflite",
+    "save_compressed",
     "strip_soft_weight_sharing",
     "verify_tflite",
+    "visualization",
 ]

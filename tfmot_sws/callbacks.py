@@ -27,8 +27,8 @@ class AnnealAndMerge(keras.callbacks.Callback):
     with `initial_epoch` or `BackupAndRestore` goes on where it stopped.
 
     Each epoch's logs gain `error_loss`, `complexity_loss`, `num_components` (alive),
-    `zeros` (share of the shared weights, 0 to 1) and `bits_per_weight` (entropy of the
-    assignments).
+    `zeros` (share of the shared weights, 0 to 1), `bits_per_weight` (entropy of the
+    assignments) and `snap`.
 
     When the loss becomes NaN or infinite, training stops with a warning and the state at
     the end of the last good epoch comes back.
@@ -159,6 +159,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
             "num_components": sum(prior.alive_slots.size for prior in model.priors),
             "zeros": float(sum(counts[0] for counts in histograms) / total),
             "bits_per_weight": float(bits / total),
+            "snap": float(ops.convert_to_numpy(model.snap)),
         }
 
 

@@ -168,7 +168,7 @@ class CompressionReport:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120, record=False)
+        console = Console(width=120, color_system=None, force_jupyter=False)
         with console.capture() as captured:
             self.print(console)
         return captured.get()

@@ -1,0 +1,23 @@
+"""Pictures of soft weight-sharing, with matplotlib (the extra `visualization`).
+
+Nothing is drawn, and matplotlib is not imported, before a function is called. Colours can
+be told apart with any colour vision, and densities stand in for points, so that a million
+weights are as readable as a thousand.
+"""
+
+from tfmot_sws.visualization.codebooks import plot_codebook
+from tfmot_sws.visualization.curves import plot_history, plot_tradeoff
+from tfmot_sws.visualization.histograms import plot_weight_histogram
+from tfmot_sws.visualization.movement import plot_weight_movement
+from tfmot_sws.visualization.recorder import WeightMovementRecorder
+from tfmot_sws.visualization.weights import read_weights
+
+__all__ = [
+    "WeightMovementRecorder",
+    "plot_codebook",
+    "plot_history",
+    "plot_tradeoff",
+    "plot_weight_histogram",
+    "plot_weight_movement",
+    "read_weights",
+]

@@ -1,0 +1,105 @@
+"""Histograms of weights, before against after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tfmot_sws.visualization.style import SERIES, new_figure, tidy
+from tfmot_sws.visualization.weights import Array, Weights, align, as_arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SCALES = ("linear", "log")
+
+
+def plot_weight_histogram(
+    models: keras.Model | Mapping[str, Weights],
+    *,
+    per_layer: bool = False,
+    bins: int = 201,
+    figure: Figure | None = None,
+) -> Figure:
+    """Histograms of the weights of one model or several, on a linear and a log scale.
+
+    The linear side shows the bulk, the logarithmic one the few weights beside it; the
+    spike at zero stands out on both.
+
+    Args:
+        models: a model, or a mapping from the names that the legend shows to models, such
+            as `{"before": weights, "after": small}`. In a mapping a model may be replaced
+            by what `read_weights` returned, or by an array.
+        per_layer: one row a variable, instead of one for all weights together.
+        bins: number of bins, >= 1; an odd number puts zero in the middle of one.
+        figure: an empty figure or subfigure to draw on; `None`: a new one.
+
+    Returns:
+        The figure: on the left linear axes, on the right logarithmic ones.
+
+    Raises:
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import matplotlib
+        >>> matplotlib.use("Agg")
+        >>> figure = plot_weight_histogram({"before": [0.1, 0.2, 0.3], "after": [0, 0, 0.3]})
+        >>> [ax.get_yscale() for ax in figure.axes]
+        ['linear', 'log']
+    """
+    rows = _rows(_named(models), per_layer)
+    figure = figure or new_figure(9, max(3.2, 1.6 * len(rows)))
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    for (title, series), pair in zip(rows.items(), axes, strict=True):
+        edges = _edges(list(series.values()), bins)
+        for ax, scale in zip(pair, _SCALES, strict=True):
+            _draw(ax, series, edges, scale)
+        pair[0].set_title(title, loc="left", fontsize="medium")
+    for ax in axes[-1]:
+        ax.set_xlabel("weight")
+    if len(axes[0, 1].get_legend_handles_labels()[1]) > 1:
+        axes[0, 1].legend(frameon=False)
+    return figure
+
+
+def _named(models: Any) -> dict[str, dict[str, Array]]:
+    """Flat arrays by variable path, by the legend's name."""
+    named = models if isinstance(models, Mapping) else {"weights": models}
+    arrays = {name: as_arrays(weights) for name, weights in named.items()}
+    first = next(iter(arrays.values()))
+    return {name: align(first, parts) for name, parts in arrays.items()}
+
+
+def _rows(named: dict[str, dict[str, Array]], per_layer: bool) -> dict[str, dict[str, Array]]:
+    """What each row of the picture shows: arrays by legend name, by title."""
+    if not per_layer:
+        joined = {name: np.concatenate(list(parts.values())) for name, parts in named.items()}
+        size = max(array.size for array in joined.values())
+        return {f"{size:,} weights": joined}
+    paths = dict.fromkeys(path for parts in named.values() for path in parts)
+    return {
+        path: {name: parts[path] for name, parts in named.items() if path in parts}
+        for path in paths
+    }
+
+
+def _edges(arrays: list[Array], bins: int) -> Array:
+    """Bins that are symmetric about zero and reach to the outermost weight."""
+    reach = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=0.0)
+    return np.linspace(-(reach or 1.0), reach or 1.0, bins + 1, dtype=np.float32)
+
+
+def _draw(ax: Axes, series: dict[str, Array], edges: Array, scale: str) -> None:
+    for (name, values), colour in zip(series.items(), SERIES * len(series), strict=False):
+        counts, _ = np.histogram(values, edges)
+        ax.stairs(counts, edges, color=colour, fill=True, alpha=0.15)
+        ax.stairs(counts, edges, color=colour, label=name)
+    ax.set_yscale(scale)
+    if scale == "log":
+        ax.set_ylim(bottom=0.7)
+    ax.set_ylabel("weights per bin")
+    tidy(ax)

@@ -1,0 +1,206 @@
+"""An animation of the weights' movement, made while they move."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tfmot_sws.mixture import GaussianMixture
+from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.visualization.counts import Movement, reach_of
+from tfmot_sws.visualization.movement import MovementPanels
+from tfmot_sws.visualization.style import require_matplotlib
+from tfmot_sws.visualization.weights import Array, read_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Epoch, weights, and the mixture where there is a single one.
+Frame = tuple[int, Movement, GaussianMixture | None]
+
+# What the retrained weights may outgrow the pretrained ones by, before they are shown
+# at the picture's edge: the frames must agree on their axes before the last is known.
+_GROWTH = 1.8
+_INCHES, _DPI = 5.6, 80
+
+
+class WeightMovementRecorder(keras.callbacks.Callback):
+    """Writes an animated GIF, or an MP4, of the weights' movement during `fit`.
+
+    Each frame is the picture of `plot_weight_movement` after so many epochs. While the
+    network trains, only 2-D histograms are kept, and the file is written when training
+    ends; when it is interrupted, `write()` writes what there is.
+
+    Args:
+        path: the file to write: `.gif`, or `.mp4` where ffmpeg is installed.
+        every: epochs from one frame to the next, >= 1.
+        frames_per_second: of the animation, > 0.
+        max_frames: the most frames that are kept, >= 2. When there would be more, every
+            second one is dropped and frames are taken half as often.
+        bins: bins along either axis; memory is about 4 * bins^2 bytes a frame.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: another file ending, or an argument is out of range; in `fit`, a model
+            that is not wrapped.
+        RuntimeError: `.mp4` without ffmpeg.
+
+    Example:
+        >>> WeightMovementRecorder("movement.gif").max_frames
+        100
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        frames_per_second: float = 8.0,
+        max_frames: int = 100,
+        bins: int = 121,
+    ) -> None:
+        super().__init__()
+        require_matplotlib()
+        self.path = pathlib.Path(path)
+        _check_range("every", every, 1)
+        _check_range("max_frames", max_frames, 2)
+        _check_range("bins", bins, 1)
+        if not frames_per_second > 0:
+            raise ValueError(
+                f"frames_per_second must be above 0; received {frames_per_second}."
+            )
+        self._writer_class = _writer_class(self.path)
+        self.every, self.max_frames, self.bins = every, max_frames, bins
+        self.frames_per_second = frames_per_second
+        self._frames: list[Frame] = []
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames kept so far."""
+        return len(self._frames)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Takes the pretrained weights and the first frame."""
+        if not isinstance(self.model, SoftWeightSharing):
+            raise ValueError(
+                "WeightMovementRecorder works on a model wrapped by "
+                f"apply_soft_weight_sharing; received {type(self.model).__name__}."
+            )
+        self._before = self._read()
+        reach = reach_of(self._before)
+        self._reaches = (reach, _GROWTH * reach)
+        self._stride, self._frames = self.every, []
+        self._epoch = 0
+        self._add_frame()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Takes a frame, if it is time for one."""
+        self._epoch = epoch + 1
+        if self._epoch % self._stride == 0 and self.num_frames == self.max_frames:
+            del self._frames[1::2]
+            self._stride *= 2
+        if self._epoch % self._stride == 0:
+            self._add_frame()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Makes sure of a frame of the end, and writes the file."""
+        if self._frames[-1][0] != self._epoch:
+            del self._frames[self.max_frames - 1 :]
+            self._add_frame()
+        self.write()
+
+    def write(self) -> pathlib.Path:
+        """Writes the frames taken so far, in place of what the file held before.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            RuntimeError: there is no frame yet.
+        """
+        if not self._frames:
+            raise RuntimeError(
+                "There is no frame yet: pass the recorder to fit(callbacks=...)."
+            )
+        pictures = _draw(self._frames)
+        film, image = _film(next(pictures))
+        writer = self._writer_class(fps=self.frames_per_second)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writer.saving(film, str(self.path), dpi=_DPI):
+            writer.grab_frame()
+            for picture in pictures:
+                image.set_data(picture)
+                writer.grab_frame()
+        return self.path
+
+    def _read(self) -> Array:
+        return np.concatenate([w.ravel() for w in read_weights(self.model).values()])
+
+    def _add_frame(self) -> None:
+        movement = Movement.count(self._before, self._read(), self._reaches, self.bins)
+        priors = self.model.priors
+        mixture = priors[0].mixture() if len(priors) == 1 else None
+        self._frames.append((self._epoch, movement, mixture))
+
+
+def _new_figure() -> Figure:
+    """A figure that pyplot knows nothing of: no window opens, and nothing stays behind."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_INCHES, _INCHES), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
+    """Each frame as pixels. Axes and labels are drawn once: they take longer than the rest."""
+    figure = _new_figure()
+    canvas: Any = figure.canvas
+    _, movement, mixture = frames[0]
+    panels = MovementPanels(figure.add_axes((0.16, 0.1, 0.66, 0.66)), movement, mixture)
+    title = figure.suptitle("", y=0.995)
+    moving = [*panels.moving, title]
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    for epoch, movement, mixture in frames:
+        canvas.restore_region(still)
+        panels.update(movement, mixture)
+        title.set_text(f"epoch {epoch}")
+        for artist in moving:
+            artist.draw(canvas.get_renderer())
+        yield np.array(canvas.buffer_rgba())
+
+
+def _film(picture: NDArray[np.uint8]) -> tuple[Figure, Any]:
+    """A figure of one image and nothing else, for matplotlib's writers, and the image."""
+    film = _new_figure()
+    return film, film.figimage(picture, origin="upper")
+
+
+def _writer_class(path: pathlib.Path) -> Any:
+    """matplotlib's writer for a file of this name."""
+    from matplotlib import animation
+
+    writers: dict[str, Any] = {".gif": animation.PillowWriter, ".mp4": animation.FFMpegWriter}
+    ending = path.suffix.lower()
+    if ending not in writers:
+        raise ValueError(f"path must end in .gif or .mp4; received '{path}'.")
+    if not writers[ending].isAvailable():
+        raise RuntimeError(
+            f"'{path}' needs ffmpeg, which was not found. Install ffmpeg, or write a .gif."
+        )
+    return writers[ending]
+
+
+def _check_range(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer from {least}; received {value!r}.")

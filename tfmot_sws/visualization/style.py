@@ -1,0 +1,52 @@
+"""How all pictures look, and the one place that imports pyplot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which holds for every kind of colour vision.
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+)
+SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE)
+ZERO, OTHERS = VERMILLION, BLUE
+DENSITY = "Greys"
+
+
+def require_matplotlib() -> None:
+    """Raises `ImportError` with what to install when matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib, which is not installed. Install it with "
+            '`pip install "tfmot-sws[visualization]"`.'
+        ) from error
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes in a figure of their own; sizes in inches."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure known to pyplot, so that `plt.show()` and notebooks show it."""
+    require_matplotlib()
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def tidy(ax: Axes, **grid: Any) -> None:
+    """Takes the upper and right frame away and lays a faint grid behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.9", linewidth=0.8, **grid)
+    ax.set_axisbelow(True)
