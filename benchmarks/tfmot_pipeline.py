@@ -90,7 +90,12 @@ def main():
         tf_keras.utils.set_random_seed(0)
         model = next(f for f in lenet.NETS.values() if f.__name__ == net)(tf_keras)
         model.set_weights(weights)
-        small = cluster(prune(model, data, sparsity), data)
+        try:
+            small = cluster(prune(model, data, sparsity), data)
+        except tf.errors.InvalidArgumentError as error:
+            # tfmot cannot cluster a tensor with fewer non-zero weights than clusters.
+            print(f"sparsity {sparsity}: {error.message[:80]}", flush=True)
+            continue
         records.append(to_record(small, sparsity, validation, test))
         print(records[-1], flush=True)
     pathlib.Path(results).write_text(json.dumps(records))

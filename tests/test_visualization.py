@@ -202,6 +202,7 @@ def test_history_shows_each_log_once(trained):
         "living components",
         "zeros (%)",
         "entropy (bits per weight)",
+        "snap (0 to 1)",
         "mae",
     ]
     training, validation = curves["error loss"]

@@ -32,7 +32,12 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
         raise ValueError(advice) from error
     config.pop("compile_config", None)
     # The model is in memory already: its own classes and functions may be taken as they are.
-    classes = {type(layer).__name__: type(layer) for layer in walk(model)}
+    # Not Keras' own, which has a layer and an operation of the name Add, and more such pairs.
+    classes = {
+        type(layer).__name__: type(layer)
+        for layer in walk(model)
+        if not type(layer).__module__.startswith("keras.")
+    }
     with keras.saving.custom_object_scope(classes):
         clone = keras.saving.deserialize_keras_object(edit(config), safe_mode=False)
     if not clone.built:
