@@ -184,6 +184,7 @@ def main():
     small.save(args.output / "stripped.keras")
     tflite = sws.convert_to_tflite(small, sample=test[0][:8])
     (args.output / "stripped.tflite").write_bytes(tflite)
+    sws.save_compressed(small, args.output / "stripped.sws")
     (logits,) = sws.predict_tflite(tflite, test[0])
     errors["LiteRT"] = (None, float(np.mean(logits.argmax(-1) != test[1])))
 

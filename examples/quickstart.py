@@ -71,7 +71,7 @@ def measure_accuracy(model, x, y):
 def main():
     """Runs the job and prints what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=pathlib.Path, help="folder for the .keras and .tflite")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for the files")
     output = parser.parse_args().output
     console = Console()
     keras.utils.set_random_seed(SEED)
@@ -117,6 +117,7 @@ def main():
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         small.save(output / "digits.keras")
+        sws.save_compressed(small, output / "digits.sws")
         (output / "digits.tflite").write_bytes(tflite)
         console.print(f"Written to {output.resolve()}")
 
@@ -132,13 +133,13 @@ def _course(history):
 
 def _summary(accuracy, dense_tflite, tflite, report, seconds):
     table = Table(title=f"Digits, test set (retraining took {seconds:.0f} s)")
-    for heading in ("", "accuracy", ".tflite bytes", "gzip bytes", "Huffman bytes"):
+    for heading in ("", "accuracy", ".tflite bytes", "gzip bytes", ".sws bytes"):
         table.add_column(heading, justify="right")
     files = {"dense": dense_tflite, "LiteRT": tflite}
     for stage, value in accuracy.items():
         file = files.get(stage)
         sizes = [f"{len(file):,}", f"{len(gzip.compress(file, 9)):,}"] if file else ["", ""]
-        coded = f"{report.han_bytes:,.0f}" if stage == "stripped" else ""
+        coded = f"{report.coded_bytes:,}" if stage == "stripped" else ""
         table.add_row(stage, f"{value:.2%}", *sizes, coded)
     return table
 
