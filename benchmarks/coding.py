@@ -240,7 +240,9 @@ def main():
     parser.add_argument("--nncodec-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--skip-synthetic", action="store_true")
     parser.add_argument("--skip-large", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/coding"))
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results")
+    )
     arguments = parser.parse_args()
     console, results, tables = Console(), {}, []
 
@@ -264,10 +266,10 @@ def main():
     if not arguments.skip_large:
         large = measure_large(arguments.nncodec_python)
         add("large", large, large_table(large))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "coding.json").write_text(json.dumps(results, indent=2))
-    (arguments.out / "coding.md").write_text("\n".join(markdown(*t) for t in tables))
-    console.print(f"Written to {arguments.out}/coding.json and coding.md")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "coding.json").write_text(json.dumps(results, indent=2))
+    (arguments.output / "coding.md").write_text("\n".join(markdown(*t) for t in tables))
+    console.print(f"Written to {arguments.output}/coding.json and coding.md")
 
 
 if __name__ == "__main__":
