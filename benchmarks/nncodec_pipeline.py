@@ -2,7 +2,7 @@
 
     python nncodec_pipeline.py FOLDER QP...
 
-Reads dense.npz and stripped.npz, writes sizes.json and for each QP decodedQP.npz.
+Reads dense.npz, stripped.npz or both; writes sizes.json and for each QP decodedQP.npz.
 """
 
 import json
@@ -36,10 +36,12 @@ def code_indices(weights):
 
 
 def main():
-    """Codes the stripped weights, then the dense ones at each quantisation parameter."""
+    """Codes the stripped weights, and the dense ones at each quantisation parameter."""
     folder, qps = pathlib.Path(sys.argv[1]), [int(qp) for qp in sys.argv[2:]]
-    sizes = {"stripped": code_indices(load(folder / "stripped.npz"))}
-    dense = load(folder / "dense.npz")
+    sizes, stripped = {}, folder / "stripped.npz"
+    if stripped.exists():
+        sizes["stripped"] = code_indices(load(stripped))
+    dense = load(folder / "dense.npz") if qps else {}
     for qp in qps:
         bitstream = encode(dense, {"verbose": False, "qp": qp})
         decoded = decode(bitstream)
