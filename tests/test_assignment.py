@@ -32,14 +32,19 @@ def clear_cases(mixture, weights, width):
     return weights[scores[:, -1] - scores[:, -2] > 1e-3]
 
 
-@pytest.mark.parametrize("width", [0.0, 0.02, 0.3])
+def as_width(width):
+    """The tensor that `assign` takes; 0 stands for each component's own width."""
+    return tf.constant(width) if width else None
+
+
+@pytest.mark.parametrize("width", [0.0, 0.02, 0.3, 3.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_assign_equals_the_reference(seed, width):
     generator = np.random.default_rng(seed)
     mixture = random_mixture(generator)
     weights = generator.uniform(-1.5, 1.5, 2000).astype("float32")
     weights = clear_cases(mixture, weights, width)[:1900].reshape(5, -1)
-    index = assign(tf.constant(weights), as_tensors(mixture), tf.constant(width))
+    index = assign(tf.constant(weights), as_tensors(mixture), as_width(width))
     assert index.dtype == tf.int32
     np.testing.assert_array_equal(index, mixture.assign(weights, width or None))
 
@@ -48,50 +53,96 @@ def test_assign_equals_the_reference(seed, width):
 def test_dead_components_are_never_chosen(width):
     fields = np.float32([[0, 0.5, 0.1], [9, 9, 9], [-0.1, DEAD, -3]])
     mixture = MixtureTensors(*(tf.constant(field) for field in fields))
-    index = assign(tf.constant([0.5, -40.0, 0.5001]), mixture, tf.constant(width))
+    index = assign(tf.constant([0.5, -40.0, 0.5001]), mixture, as_width(width))
     assert 1 not in index.numpy()
 
 
-def snapped(snap, weights, index, means=MEANS):
-    arguments = tf.constant(weights), tf.constant(means), tf.constant(index), tf.constant(snap)
-    return snap_to_means(*arguments).numpy()
+def test_equal_means_leave_the_likelier():
+    fields = np.float32([[0, 0.5, 0.5], [5, 5, 5], np.log([0.6, 0.1, 0.3])])
+    mixture = MixtureTensors(*(tf.constant(field) for field in fields))
+    index = assign(tf.constant([0.6, -0.2]), mixture, tf.constant(0.1))
+    np.testing.assert_array_equal(index, [2, 0])
+
+
+@pytest.mark.parametrize("width", [0.0, 0.05])
+def test_huge_weights_go_to_the_outermost(width):
+    mixture = GaussianMixture([0.0, 0.4, -0.4], [0.1, 0.1, 0.1], [0.8, 0.1, 0.1])
+    index = assign(tf.constant([3e4, -3e4]), as_tensors(mixture), as_width(width))
+    np.testing.assert_array_equal(index, [1, 2])
 
 
 @pytest.fixture
-def members(rng):
-    """Weights, and the component of each."""
-    return rng.normal(size=(6, 5)).astype("float32"), rng.integers(0, 3, (6, 5), dtype="int32")
+def mixture():
+    return as_tensors(GaussianMixture(MEANS, [0.1, 0.2, 0.1, 0.3], [0.4, 0.2, 0.2, 0.2]))
 
 
-def test_no_snap_leaves_the_weights(members):
-    np.testing.assert_array_equal(snapped(0.0, *members), members[0])
+@pytest.fixture
+def weights(rng):
+    """Two tensors that all components of `mixture` have a part in."""
+    return [rng.normal(0, 0.4, shape).astype("float32") for shape in ((6, 5), (40,))]
 
 
-def test_half_a_snap_is_half_way(members):
-    weights, index = members
-    np.testing.assert_allclose(
-        snapped(0.5, *members), (weights + MEANS[index]) / 2, rtol=1e-5, atol=1e-7
-    )
+def snapped(snap, weights, mixture, width=0.2):
+    arguments = [tf.constant(w) for w in weights], mixture, as_width(width), tf.constant(snap)
+    return [tensor.numpy() for tensor in snap_to_means(*arguments)]
 
 
-def test_full_snap_is_the_means_bit_for_bit(rng):
-    means = rng.normal(size=64).astype("float32")
-    means[0] = 0.0
-    weights = (100 * rng.normal(size=10_000)).astype("float32")
-    index = rng.integers(0, 64, 10_000, dtype="int32")
-    np.testing.assert_array_equal(snapped(1.0, weights, index, means), means[index])
+def members(weights, mixture, width=0.2):
+    return [assign(tf.constant(w), mixture, as_width(width)).numpy() for w in weights]
 
 
+def test_no_snap_leaves_the_weights(weights, mixture):
+    for moved, weight in zip(snapped(0.0, weights, mixture), weights, strict=True):
+        np.testing.assert_array_equal(moved, weight)
+
+
+def test_half_a_snap_is_half_way(weights, mixture):
+    indices = members(weights, mixture)
+    for moved, w, index in zip(snapped(0.5, weights, mixture), weights, indices, strict=True):
+        np.testing.assert_allclose(moved, (w + MEANS[index]) / 2, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.1])
+@pytest.mark.parametrize("num_components", [2, 64, 256])
+def test_full_snap_is_the_assigned_means_bit_for_bit(rng, num_components, width):
+    mixture = as_tensors(random_mixture(rng, num_components))
+    weights = [rng.normal(size=10_000).astype("float32")]
+    (index,) = members(weights, mixture, width)
+    (moved,) = snapped(1.0, weights, mixture, width)
+    np.testing.assert_array_equal(moved, mixture.means.numpy()[index])
+
+
+@pytest.mark.parametrize("width", [0.0, 0.2])
 @pytest.mark.parametrize("snap", [0.0, 0.25, 1.0])
-def test_gradients(snap, members, rng):
-    weights, means = tf.Variable(members[0]), tf.Variable(MEANS)
-    upstream = rng.normal(size=weights.shape).astype("float32")
+def test_gradients(snap, width, weights, mixture, rng):
+    variables, means = [tf.Variable(w) for w in weights], tf.Variable(MEANS)
+    upstream = [rng.normal(size=w.shape).astype("float32") for w in weights]
     with tf.GradientTape() as tape:
-        moved = snap_to_means(weights, means, tf.constant(members[1]), tf.constant(snap))
-        loss = tf.reduce_sum(upstream * moved)
-    to_weights, to_means = tape.gradient(loss, [weights, means])
-    np.testing.assert_allclose(to_weights, upstream, rtol=1e-6)
-    sums = np.bincount(members[1].ravel(), upstream.ravel(), minlength=4)
-    np.testing.assert_allclose(
-        tf.convert_to_tensor(to_means), snap * sums, rtol=1e-4, atol=1e-6
-    )
+        moved = snap_to_means(
+            [v.value() for v in variables],
+            mixture._replace(means=means.value()),
+            as_width(width),
+            tf.constant(snap),
+        )
+        loss = sum(tf.reduce_sum(u * m) for u, m in zip(upstream, moved, strict=True))
+    *to_weights, to_means = tape.gradient(loss, [*variables, means])
+    for gradient, expected in zip(to_weights, upstream, strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    index = np.concatenate([i.ravel() for i in members(weights, mixture, width)])
+    flat = np.concatenate([u.ravel() for u in upstream])
+    sums = np.bincount(index, flat, minlength=4)
+    np.testing.assert_allclose(to_means, snap * sums, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_an_embedding(mixture):
+    table = tf.Variable(np.linspace(-0.5, 0.5, 12, dtype="float32").reshape(4, 3))
+
+    @tf.function
+    def gradient():
+        with tf.GradientTape() as tape:
+            (moved,) = snap_to_means([table.value()], mixture, None, tf.constant(1.0))
+            loss = tf.reduce_sum(tf.gather(moved, [1, 1, 3]))
+        return tape.gradient(loss, table)
+
+    expected = np.float32([0, 2, 0, 1])[:, None] * np.ones(3)
+    np.testing.assert_array_equal(tf.convert_to_tensor(gradient()), expected)

@@ -27,8 +27,9 @@ ALLOWED = {
     # Tensors.
     "compilation": set(),
     "hyperpriors": set(),
-    "density_table": {"compilation"},
-    "assignment": {"compilation", "density_table"},
+    "binning": set(),
+    "density_table": {"binning", "compilation"},
+    "assignment": {"binning", "compilation", "density_table"},
     "prior": {
         "assignment",
         "density_table",
@@ -36,11 +37,19 @@ ALLOWED = {
         "initialization",
         "mixture",
     },
+    "held_gradients": {"compilation", "density_table", "prior"},
     # Keras models.
     "selection": set(),
     "train_size": set(),
     # The wrapper adds the default callback when `fit` is called without one.
-    "model": {"callbacks", "hyperpriors", "prior", "selection", "train_size"},
+    "model": {
+        "callbacks",
+        "held_gradients",
+        "hyperpriors",
+        "prior",
+        "selection",
+        "train_size",
+    },
     "callbacks": {"mixture", "model", "prior", "schedules"},
     "rebuild": set(),
     "strip": {"codebook", "model", "rebuild"},
@@ -102,8 +111,8 @@ EXTERNAL = {
     "matplotlib": {"visualization"},
     "tensorboard": {"summaries"},
     "constriction": {"coding"},
-    "jax": set(),
-    "torch": set(),
+    "jax": {"compilation"},
+    "torch": {"compilation"},
 }
 
 VALUES = ["_version", "codebook", "initialization", "mixture", "schedules"]

@@ -218,7 +218,7 @@ def test_assign_and_snap_follow_the_mixture(weights):
     expected = prior.mixture().assign(weights[0], width)
     np.testing.assert_array_equal(prior.assign(weights[0]), expected)
     means = prior.tensors().means.numpy()
-    snapped = prior.snap(tf.constant(weights[0]), tf.constant(1.0))
+    (snapped,) = prior.snap([tf.constant(weights[0])], tf.constant(1.0))
     np.testing.assert_array_equal(snapped, means[expected])
 
 

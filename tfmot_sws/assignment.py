@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
+from tfmot_sws.binning import bin_sums
 from tfmot_sws.compilation import compiled
 from tfmot_sws.density_table import MixtureTensors
 
 Tensor = Any
+# From weights to the slots of their components, int32, and to those components' means.
+Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-@compiled
-def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor) -> Tensor:
+def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor | None) -> Tensor:
     """Index of the component of every weight; see `GaussianMixture.assign`.
 
     Args:
         weights: float32, any shape.
         mixture: the mixture; components that have died are never chosen.
-        width: scalar tensor s > 0, one width for all; 0 takes each component's own.
+        width: scalar tensor s > 0, one width for all; `None` takes each component's own.
 
     Returns:
         int32 indices of the shape of `weights`.
     """
-    own = ops.exp(mixture.log_precisions)
-    common = 1.0 / ops.square(ops.maximum(width, 1e-12))
-    precisions = ops.where(width > 0, common, own)
-    offsets = mixture.log_proportions + ops.where(width > 0, 0.0, 0.5 * mixture.log_precisions)
-
-    def score(k: int) -> Tensor:
-        return offsets[k] - 0.5 * precisions[k] * ops.square(weights - mixture.means[k])
-
-    # A running maximum fuses into one pass over the weights; an argmax would hold
-    # K copies of them.
-    best, index = score(0), ops.zeros_like(weights, dtype="int32")
-    for k in range(1, mixture.means.shape[0]):
-        candidate = score(k)
-        index = ops.where(candidate > best, k, index)
-        best = ops.maximum(candidate, best)
-    return index
+    if width is None:
+        return _assign_by_own_width(weights, mixture)
+    return _assign_by_common_width(weights, mixture, width)
 
 
-@compiled
-def snap_to_means(weights: Tensor, means: Tensor, index: Tensor, snap: Tensor) -> Tensor:
+def snap_to_means(
+    weights: Sequence[Tensor], mixture: MixtureTensors, width: Tensor | None, snap: Tensor
+) -> list[Tensor]:
     """The weights moved the share `snap` of the way to their component's mean.
 
     The gradient passes straight through to the weights, as if nothing had moved, and to
@@ -51,12 +44,129 @@ def snap_to_means(weights: Tensor, means: Tensor, index: Tensor, snap: Tensor) -
     for bit.
 
     Args:
-        weights: float32, any shape.
-        means: float32, shape (K,).
-        index: int32 component indices, shape of the weights.
+        weights: float32 tensors of any shapes.
+        mixture: as for `assign`; of its fields, only the means receive a gradient.
+        width: as for `assign`.
         snap: scalar tensor in [0, 1].
+
+    Returns:
+        A tensor for each of `weights`, of its shape.
     """
-    fixed = ops.stop_gradient(weights)
-    target = ops.take(means, index)
-    value = (1.0 - snap) * fixed + snap * ops.stop_gradient(target)
-    return value + (weights - fixed) + snap * (target - ops.stop_gradient(target))
+    fixed = [ops.stop_gradient(field) for field in mixture]
+    if width is not None:
+        fixed.append(ops.stop_gradient(width))
+
+    @ops.custom_gradient
+    def moved(means: Tensor, snap: Tensor, fixed: Any, *weights: Tensor) -> tuple[Any, Any]:
+        values, slots = _move(weights, snap, fixed)
+
+        def gradient(*upstream: Tensor) -> list[Tensor]:
+            # The gradient of an embedding comes without a static shape.
+            upstream = tuple(
+                ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)
+            )
+            sums = _member_sums(upstream, slots, means)
+            unused = keras.tree.map_structure(ops.zeros_like, [snap, *fixed])
+            return [snap * sums, *unused, *upstream]
+
+        return values, gradient
+
+    return list(moved(mixture.means, snap, fixed, *weights))
+
+
+@compiled
+def _assign_by_common_width(weights: Tensor, mixture: MixtureTensors, width: Tensor) -> Tensor:
+    return _common_width_rule(mixture, width)(weights)[0]
+
+
+@compiled
+def _assign_by_own_width(weights: Tensor, mixture: MixtureTensors) -> Tensor:
+    return _own_width_rule(mixture)(weights)[0]
+
+
+@compiled
+def _move(weights: Sequence[Tensor], snap: Tensor, mixture_and_width: list[Tensor]) -> Any:
+    """The values of `snap_to_means`, and the slots as uint8, each a list."""
+    mixture, width = MixtureTensors(*mixture_and_width[:3]), mixture_and_width[3:]
+    rule = _common_width_rule(mixture, *width) if width else _own_width_rule(mixture)
+    chosen = [rule(weight) for weight in weights]
+    values = [
+        (1.0 - snap) * w + snap * mean for w, (_, mean) in zip(weights, chosen, strict=True)
+    ]
+    return values, [ops.cast(index, "uint8") for index, _ in chosen]
+
+
+@compiled
+def _member_sums(values: Sequence[Tensor], slots: list[Tensor], means: Tensor) -> Tensor:
+    """Sum of the values of each component's members, in the shape of the means."""
+    return sum(
+        bin_sums(value, ops.cast(slot, "int32"), means.shape[0])
+        for value, slot in zip(values, slots, strict=True)
+    )
+
+
+def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
+    """argmax_k log pi_k - (w - mu_k)^2 / (2 s^2), as intervals of w.
+
+    The scores differ by straight lines in w, so each component that is ever the best is
+    so in one interval, and the intervals lie in the order of the means. One comparison a
+    component then finds a weight's interval.
+    """
+    order = ops.argsort(mixture.means)
+    means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))
+    begins = _interval_begins(means, offsets, width)
+
+    def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
+        index = ops.full_like(weights, order[0], dtype="int32")
+        target = ops.full_like(weights, means[0])
+        for k in range(1, mixture.means.shape[0]):
+            beyond = weights > begins[k]
+            index = ops.where(beyond, order[k], index)
+            target = ops.where(beyond, means[k], target)
+        return index, target
+
+    return rule
+
+
+def _interval_begins(means: Tensor, offsets: Tensor, width: Tensor) -> Tensor:
+    """Where each component becomes the best, means ascending; infinity where it never does.
+
+    Args:
+        means: shape (K,), ascending.
+        offsets: shape (K,), log pi_k.
+        width: scalar s > 0.
+    """
+    gaps = means[None, :] - means[:, None]
+    # Entry (j, k): from where on k is better than j, for j before k.
+    after = 0.5 * (means[None, :] + means[:, None]) + ops.square(width) * (
+        offsets[:, None] - offsets[None, :]
+    ) / ops.maximum(gaps, 1e-30)
+    num = means.shape[0]
+    before = np.triu(np.ones((num, num), bool), k=1)
+    begins = ops.max(ops.where(before, after, -np.inf), axis=0)
+    ends = ops.min(ops.where(before, after, np.inf), axis=1)
+    return ops.where(begins < ends, begins, np.inf)
+
+
+def _own_width_rule(mixture: MixtureTensors) -> Rule:
+    """argmax_k of the responsibilities, the paper's rule."""
+    precisions = ops.exp(mixture.log_precisions)
+    offsets = mixture.log_proportions + 0.5 * mixture.log_precisions
+
+    def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
+        def score(k: int) -> Tensor:
+            return offsets[k] - 0.5 * precisions[k] * ops.square(weights - mixture.means[k])
+
+        # A running maximum fuses into one pass over the weights; an argmax would hold
+        # K copies of them.
+        best, index = score(0), ops.zeros_like(weights, dtype="int32")
+        target = ops.full_like(weights, mixture.means[0])
+        for k in range(1, mixture.means.shape[0]):
+            candidate = score(k)
+            better = candidate > best
+            index = ops.where(better, k, index)
+            target = ops.where(better, mixture.means[k], target)
+            best = ops.maximum(candidate, best)
+        return index, target
+
+    return rule

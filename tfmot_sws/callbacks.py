@@ -92,6 +92,8 @@ class AnnealAndMerge(keras.callbacks.Callback):
         if self._fraction(0) >= self.merge_start:
             for prior, counts in zip(self.model.priors, _counts(self.model), strict=True):
                 _merge(prior, counts, self.merge_threshold)
+        for held in self.model.held_gradients:
+            held.renew()
         self._apply(self._fraction(0))
         self.model.complexity_sum.assign(0.0)
         self.model.complexity_steps.assign(0.0)

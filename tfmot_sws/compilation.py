@@ -1,9 +1,9 @@
-"""Compilation of single functions where the surrounding step is not compiled."""
+"""What differs between Keras' backends: compiling and differentiating a function."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,3 +31,39 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
 
     return call
+
+
+def value_and_gradients(
+    function: Callable[..., Any], arguments: Sequence[Any]
+) -> tuple[Any, list[Any]]:
+    """A scalar function of tensors, and its gradient in each of them.
+
+    Args:
+        function: takes the arguments, returns a scalar tensor.
+        arguments: floating-point tensors.
+
+    Returns:
+        The scalar, and a tensor for each argument, of its shape.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        every = tuple(range(len(arguments)))
+        value, gradients = jax.value_and_grad(function, argnums=every)(*arguments)
+        return value, list(gradients)
+    if backend == "torch":
+        import torch
+
+        with torch.enable_grad():
+            leaves = [argument.detach().requires_grad_() for argument in arguments]
+            value = function(*leaves)
+            return value.detach(), list(torch.autograd.grad(value, leaves))
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(arguments)
+        value = function(*arguments)
+    return value, tape.gradient(
+        value, list(arguments), unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )

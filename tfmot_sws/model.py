@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
 from tfmot_sws.selection import (
@@ -160,6 +161,14 @@ class SoftWeightSharing(keras.Model):
         self.inner = inner
         self.priors = list(priors)
         self._groups = [list(group) for group in groups]
+        self.held_gradients = [
+            HeldGradients(
+                [tuple(v.shape) for v in variables],
+                prior.num_components,
+                period=prior.options.renewal_period,
+            )
+            for prior, variables in zip(self.priors, self.shared_variables, strict=True)
+        ]
         self.shared_weights = list(choices)
         self.base_complexity_weight = complexity_weight
         self.train_size = train_size
@@ -234,9 +243,9 @@ class SoftWeightSharing(keras.Model):
         share = self.snap.value
         snapped: list[tuple[keras.Variable, Tensor]] = []
         for prior, variables in zip(self.priors, self.shared_variables, strict=True):
-            flat = _join(variables)
-            parts = _split(prior.snap(flat, share), variables)
-            snapped.extend(zip(variables, parts, strict=True))
+            moved = prior.snap([ops.cast(v, "float32") for v in variables], share)
+            values = (ops.cast(m, v.dtype) for m, v in zip(moved, variables, strict=True))
+            snapped.extend(zip(variables, values, strict=True))
         return snapped
 
     def _complexity_loss(self) -> Tensor:
@@ -248,8 +257,10 @@ class SoftWeightSharing(keras.Model):
                 "apply_soft_weight_sharing."
             )
         loss = sum(
-            prior.complexity_loss([ops.cast(v, "float32") for v in variables])
-            for prior, variables in zip(self.priors, self.shared_variables, strict=True)
+            held.complexity_loss(prior, [ops.cast(v, "float32") for v in variables])
+            for held, prior, variables in zip(
+                self.held_gradients, self.priors, self.shared_variables, strict=True
+            )
         )
         loss = loss * self.complexity_weight.value / float(self.train_size)
         self.complexity_sum.assign_add(ops.stop_gradient(loss))
@@ -334,16 +345,6 @@ class SoftWeightSharing(keras.Model):
 def _join(variables: list[keras.Variable]) -> Tensor:
     """All entries of some variables as one flat float32 tensor."""
     return ops.concatenate([ops.reshape(ops.cast(v, "float32"), (-1,)) for v in variables])
-
-
-def _split(flat: Tensor, variables: list[keras.Variable]) -> list[Tensor]:
-    """The inverse of `_join`, in each variable's shape and dtype."""
-    sizes = [int(np.prod(v.shape)) for v in variables]
-    parts = ops.split(flat, np.cumsum(sizes)[:-1].tolist()) if len(sizes) > 1 else [flat]
-    return [
-        ops.cast(ops.reshape(part, v.shape), v.dtype)
-        for part, v in zip(parts, variables, strict=True)
-    ]
 
 
 def _whole_step_gains_from_jit() -> bool:

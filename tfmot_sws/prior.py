@@ -69,9 +69,11 @@ class PriorOptions:
             > 0; larger values set more weights to zero. 0 takes each component's own
             width, the paper's rule.
         learning_rates: of the mixture's parameters.
+        renewal_period: steps from one evaluation of the prior's pull to the next, >= 1;
+            in between it is held. 1 evaluates at every step.
 
     Raises:
-        ValueError: when a width is out of range.
+        ValueError: when a width or the period is out of range.
     """
 
     initial_stddev: float = 1.3
@@ -79,6 +81,7 @@ class PriorOptions:
     others: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     assignment_width: float = 1.3
     learning_rates: LearningRates = LearningRates()
+    renewal_period: int = 8
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_stddev < float("inf"):
@@ -89,6 +92,11 @@ class PriorOptions:
             raise ValueError(
                 "assignment_width must be at least 0 and finite; received "
                 f"{self.assignment_width}."
+            )
+        if not isinstance(self.renewal_period, int) or self.renewal_period < 1:
+            raise ValueError(
+                "renewal_period must be an integer of at least 1; received "
+                f"{self.renewal_period!r}."
             )
 
 
@@ -198,11 +206,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             weights: float32 tensors of any shapes.
         """
         mixture = self.tensors()
-        return total_negative_log_prob(list(weights), mixture) + self._hyperprior_loss(
+        return total_negative_log_prob(list(weights), mixture) + self.hyperprior_loss(
             mixture, sum(int(np.prod(w.shape)) for w in weights)
         )
 
-    def _hyperprior_loss(self, mixture: MixtureTensors, num_weights: int) -> Tensor:
+    def hyperprior_loss(self, mixture: MixtureTensors, num_weights: int) -> Tensor:
+        """-sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
+
+        Args:
+            mixture: `tensors()`.
+            num_weights: number of shared weights.
+        """
         gamma, targets = mixture.log_precisions, self.target_stddevs.value
         alphas = [h.alpha(num_weights) for h in (self.options.zero, self.options.others)]
         on_zero = gamma_negative_log_prob(gamma[0], alphas[0], targets[0])
@@ -214,12 +228,15 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def assign(self, weights: Tensor) -> Tensor:
         """Component slot of every weight, int32, by the rule of `options`."""
-        return assign(weights, self.tensors(), self.assignment_width.value)
+        return assign(weights, self.tensors(), self._common_width())
 
-    def snap(self, weights: Tensor, share: Tensor) -> Tensor:
+    def snap(self, weights: Sequence[Tensor], share: Tensor) -> list[Tensor]:
         """The weights moved `share` (0 to 1) of the way to their components' means."""
-        index = self.assign(ops.stop_gradient(weights))
-        return snap_to_means(weights, self.tensors().means, index, share)
+        return snap_to_means(weights, self.tensors(), self._common_width(), share)
+
+    def _common_width(self) -> Tensor | None:
+        """The width of the assignment, or `None` for each component's own."""
+        return self.assignment_width.value if self.options.assignment_width else None
 
     # The mixture, set from outside.
 

@@ -1,0 +1,130 @@
+"""The complexity loss in training: its costly part is renewed every few steps, and held.
+
+The prior's pull on a weight changes slowly, the error's gradient with every batch. So
+-sum_i log p(w_i) and its gradients are evaluated at one step in a few and held in between,
+as molecular dynamics does with forces of long range. A step then adds one number to each
+weight's gradient, which costs next to nothing at any number of components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmot_sws.compilation import value_and_gradients
+from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob
+from tfmot_sws.prior import GaussianMixturePrior
+
+Tensor = Any
+
+
+class HeldGradients(keras.layers.Layer):
+    """What is held between two evaluations of one mixture's complexity loss.
+
+    None of it is saved: after loading, the next step evaluates anew.
+
+    Args:
+        shapes: of the shared tensors, in their order.
+        num_components: K of the prior.
+        period: steps from one evaluation to the next, >= 1.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        num_components: int,
+        *,
+        period: int,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name, dtype="float32", autocast=False)
+        self.period = period
+        self.age = _held("age", ())
+        self._value = _held("value", ())
+        self._mixture = [_held(field, (num_components,)) for field in MixtureTensors._fields]
+        self._weights = [_held("pull", shape) for shape in shapes]
+        self.built = True
+
+    def renew(self) -> None:
+        """Has the next step evaluate anew, as after a change of the mixture from outside."""
+        self.age.assign(0.0)
+
+    def complexity_loss(self, prior: GaussianMixturePrior, weights: list[Tensor]) -> Tensor:
+        """`prior.complexity_loss(weights)`, its first term as it was at the last renewal.
+
+        Args:
+            prior: the mixture, with the K of the constructor.
+            weights: float32 tensors of the constructor's shapes.
+
+        Returns:
+            Scalar. Its gradients are those of the last renewal, plus those of the
+            hyperpriors, which are exact at every step.
+        """
+        mixture = prior.tensors()
+        value, gradients = self._value_and_gradients([*weights, *mixture])
+        size = sum(int(np.prod(w.shape)) for w in weights)
+        return _with_gradients(value, [*weights, *mixture], gradients) + prior.hyperprior_loss(
+            mixture, size
+        )
+
+    def _value_and_gradients(self, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Evaluated at the first of `period` steps, held for the others."""
+        fixed = [ops.stop_gradient(tensor) for tensor in tensors]
+        variables = [self._value, *self._weights, *self._mixture]
+        value, *gradients = ops.cond(
+            self.age.value < 0.5,
+            lambda: _evaluate(fixed),
+            lambda: [variable.value for variable in variables],
+        )
+        for variable, tensor in zip(variables, [value, *gradients], strict=True):
+            variable.assign(tensor)
+        self.age.assign((self.age.value + 1.0) % self.period)
+        return ops.stop_gradient(value), [ops.stop_gradient(g) for g in gradients]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Nothing was saved; what is held belongs to other weights."""
+        self.renew()
+
+
+def _held(name: str, shape: tuple[int, ...]) -> keras.Variable:
+    """A variable of which each replica has its own copy: all compute the same."""
+    return keras.Variable(
+        initializer="zeros",
+        shape=shape,
+        dtype="float32",
+        trainable=False,
+        autocast=False,
+        synchronization="on_read",
+        aggregation="only_first_replica",
+        name=name,
+    )
+
+
+def _evaluate(tensors: list[Tensor]) -> list[Tensor]:
+    """-sum_i log p(w_i), its gradient in each of the weights, and in the mixture's fields."""
+
+    def total(*tensors: Tensor) -> Tensor:
+        return total_negative_log_prob(list(tensors[:-3]), MixtureTensors(*tensors[-3:]))
+
+    value, gradients = value_and_gradients(total, tensors)
+    return [value, *gradients]
+
+
+def _with_gradients(value: Tensor, tensors: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    """The value, which hands the given gradients on to the tensors."""
+
+    @ops.custom_gradient
+    def linked(value: Tensor, *_: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> list[Tensor]:
+            return [upstream, *(upstream * g for g in gradients)]
+
+        return value, gradient
+
+    return linked(value, *tensors)
