@@ -211,13 +211,13 @@ def _coefficients(cells: _Cells, mixture: MixtureTensors) -> tuple[Tensor, Tenso
     )
     cell = ops.cast(ops.cumsum(marks), "int32") - 1
     step = 1.0 / ops.take(cells.density, cell)
-    start = ops.take(cells.left, cell)
-    offset = interval - ops.take(cells.first, cell)
-    value_0, slope_0, bend_0 = _derivatives(start + offset * step, mixture)
-    value_1, slope_1, bend_1 = _derivatives(start + (offset + 1.0) * step, mixture)
+    left = ops.take(cells.left, cell) + step * (interval - ops.take(cells.first, cell))
+    # Each interval ends where the next begins, so every knot is evaluated once.
+    knots = ops.concatenate([left, left[-1:] + step[-1:]])
+    value, slope, bend = _derivatives(knots, mixture)
     return (
-        _hermite(value_0, value_1, slope_0 * step, slope_1 * step),
-        ops.stop_gradient(_hermite(slope_0, slope_1, bend_0 * step, bend_1 * step)),
+        _hermite(value[:-1], value[1:], slope[:-1] * step, slope[1:] * step),
+        ops.stop_gradient(_hermite(slope[:-1], slope[1:], bend[:-1] * step, bend[1:] * step)),
     )
 
 
