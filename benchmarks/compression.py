@@ -28,6 +28,11 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+HERE = pathlib.Path(__file__).resolve().parent
+# JAX, where it is installed, looks for the standard module `compression` of Python 3.14:
+# the file of that name in this folder must not be found in its place.
+sys.path[:] = [p for p in sys.path if pathlib.Path(p or ".").resolve() != HERE]
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -35,7 +40,6 @@ from tabulate import tabulate
 
 import tfmot_sws as sws
 
-HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
 import lenet_mnist as lenet
