@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmot_sws.assignment import assign, snap_to_means
+from tfmot_sws.assignment import Noise, assign, snap_to_means
 from tfmot_sws.density_table import DEAD, MixtureTensors
 from tfmot_sws.mixture import GaussianMixture
 
@@ -146,3 +146,37 @@ def test_gradient_of_an_embedding(mixture):
 
     expected = np.float32([0, 2, 0, 1])[:, None] * np.ones(3)
     np.testing.assert_array_equal(tf.convert_to_tensor(gradient()), expected)
+
+
+def test_noise_moves_weights_across_boundaries_and_no_further():
+    mixture = as_tensors(GaussianMixture([0.0, 1.0], [0.1, 0.1], [0.5, 0.5]))
+    weights = np.linspace(0, 1, 100_001, dtype="float32")
+    noise = Noise(tf.constant(0.05), tf.constant(3.0))
+    arguments = [tf.constant(weights)], mixture, tf.constant(0.2), tf.constant(1.0)
+    (moved,) = snap_to_means(*arguments, noise=noise)
+    # Uniform noise of standard deviation 0.05 reaches sqrt(3) times as far.
+    share = np.clip((weights - 0.5) / (np.sqrt(12) * 0.05) + 0.5, 0, 1)
+    certain = (share == 0) | (share == 1)
+    np.testing.assert_array_equal(moved.numpy()[certain], share[certain])
+    means = moved.numpy()[:-1].reshape(100, -1).mean(axis=1)
+    np.testing.assert_allclose(means, share[:-1].reshape(100, -1).mean(axis=1), atol=0.08)
+
+
+def test_gradients_pass_through_noise(weights, mixture):
+    noise = Noise(tf.constant(0.2), tf.constant(1.0))
+    tensors, means = [tf.constant(w) for w in weights], tf.constant(MEANS)
+    with tf.GradientTape() as tape:
+        tape.watch([*tensors, means])
+        moved = snap_to_means(
+            tensors,
+            mixture._replace(means=means),
+            tf.constant(0.2),
+            tf.constant(1.0),
+            noise=noise,
+        )
+        loss = sum(tf.reduce_sum(m) for m in moved)
+    *to_weights, to_means = tape.gradient(loss, [*tensors, means])
+    for gradient in to_weights:
+        np.testing.assert_array_equal(gradient, np.ones(gradient.shape))
+    counts = [sum(np.sum(m.numpy() == mean) for m in moved) for mean in MEANS]
+    np.testing.assert_array_equal(to_means, counts)

@@ -64,6 +64,17 @@ def test_widths_reach_the_prior(shared, data):
     assert float(prior.assignment_width.value) == pytest.approx(width)
 
 
+def test_dither_is_in_training_only_and_ends_at_zero(shared, data):
+    assert sws.AnnealAndMerge().dither(1.0) == 0.0
+    shared._set_train_size(64)
+    shared.dither.assign(1.0)
+    shared.snap.assign(1.0)
+    first, second = (shared(data[0], training=False) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    first, second = (shared(data[0], training=True) for _ in range(2))
+    assert np.any(np.asarray(first) != np.asarray(second))
+
+
 def test_logs_reach_callbacks_listed_before(shared, data, tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     shared.fit(*data, epochs=2, verbose=0, callbacks=[log, sws.AnnealAndMerge()])

@@ -29,7 +29,8 @@ ALLOWED = {
     "hyperpriors": set(),
     "binning": set(),
     "density_table": {"binning", "compilation"},
-    "assignment": {"binning", "compilation", "density_table"},
+    "dither": set(),
+    "assignment": {"binning", "compilation", "density_table", "dither"},
     "prior": {
         "assignment",
         "density_table",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,10 +13,27 @@ from keras import ops
 from tfmot_sws.binning import bin_sums
 from tfmot_sws.compilation import compiled
 from tfmot_sws.density_table import MixtureTensors
+from tfmot_sws.dither import dither, seed_of
 
 Tensor = Any
 # From weights to the slots of their components, int32, and to those components' means.
 Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Noise(NamedTuple):
+    """Uniform noise on the weights as they are assigned, anew at each step.
+
+    amplitude: scalar tensor, its standard deviation in the units of the weights.
+    step: scalar tensor, a whole number.
+    """
+
+    amplitude: Tensor
+    step: Tensor
+
+    def added_to(self, weight: Tensor, position: int) -> Tensor:
+        """The noisy tensor; `position` tells it from the others of a list."""
+        uniform = dither(tuple(weight.shape), seed_of(self.step, position))
+        return weight + self.amplitude * math.sqrt(12.0) * uniform
 
 
 def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor | None) -> Tensor:
@@ -35,7 +53,12 @@ def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor | None) -> Te
 
 
 def snap_to_means(
-    weights: Sequence[Tensor], mixture: MixtureTensors, width: Tensor | None, snap: Tensor
+    weights: Sequence[Tensor],
+    mixture: MixtureTensors,
+    width: Tensor | None,
+    snap: Tensor,
+    *,
+    noise: Noise | None = None,
 ) -> list[Tensor]:
     """The weights moved the share `snap` of the way to their component's mean.
 
@@ -48,17 +71,24 @@ def snap_to_means(
         mixture: as for `assign`; of its fields, only the means receive a gradient.
         width: as for `assign`.
         snap: scalar tensor in [0, 1].
+        noise: is added to the weights as they are assigned, and only there.
 
     Returns:
         A tensor for each of `weights`, of its shape.
     """
-    fixed = [ops.stop_gradient(field) for field in mixture]
-    if width is not None:
-        fixed.append(ops.stop_gradient(width))
+    fixed = {
+        "mixture": [ops.stop_gradient(field) for field in mixture],
+        "width": [] if width is None else [ops.stop_gradient(width)],
+        "noise": [] if noise is None else list(noise),
+    }
+
+    leaves = keras.tree.flatten(fixed)
 
     @ops.custom_gradient
-    def moved(means: Tensor, snap: Tensor, fixed: Any, *weights: Tensor) -> tuple[Any, Any]:
-        values, slots = _move(weights, snap, fixed)
+    def moved(means: Tensor, snap: Tensor, *others: Tensor) -> tuple[Any, Any]:
+        packed = keras.tree.pack_sequence_as(fixed, others[: len(leaves)])
+        weights = others[len(leaves) :]
+        values, slots = _move(weights, snap, packed)
 
         def gradient(*upstream: Tensor) -> list[Tensor]:
             # The gradient of an embedding comes without a static shape.
@@ -66,12 +96,12 @@ def snap_to_means(
                 ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)
             )
             sums = _member_sums(upstream, slots, means)
-            unused = keras.tree.map_structure(ops.zeros_like, [snap, *fixed])
+            unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
             return [snap * sums, *unused, *upstream]
 
         return values, gradient
 
-    return list(moved(mixture.means, snap, fixed, *weights))
+    return list(moved(mixture.means, snap, *leaves, *weights))
 
 
 @compiled
@@ -85,15 +115,17 @@ def _assign_by_own_width(weights: Tensor, mixture: MixtureTensors) -> Tensor:
 
 
 @compiled
-def _move(weights: Sequence[Tensor], snap: Tensor, mixture_and_width: list[Tensor]) -> Any:
+def _move(weights: Sequence[Tensor], snap: Tensor, fixed: dict[str, list[Tensor]]) -> Any:
     """The values of `snap_to_means`, and the slots as uint8, each a list."""
-    mixture, width = MixtureTensors(*mixture_and_width[:3]), mixture_and_width[3:]
+    mixture, width = MixtureTensors(*fixed["mixture"]), fixed["width"]
     rule = _common_width_rule(mixture, *width) if width else _own_width_rule(mixture)
-    chosen = [rule(weight) for weight in weights]
-    values = [
-        (1.0 - snap) * w + snap * mean for w, (_, mean) in zip(weights, chosen, strict=True)
-    ]
-    return values, [ops.cast(index, "uint8") for index, _ in chosen]
+    noise = Noise(*fixed["noise"]) if fixed["noise"] else None
+    values, slots = [], []
+    for position, weight in enumerate(weights):
+        index, mean = rule(weight if noise is None else noise.added_to(weight, position))
+        values.append((1.0 - snap) * weight + snap * mean)
+        slots.append(ops.cast(index, "uint8"))
+    return values, slots
 
 
 @compiled

@@ -40,6 +40,10 @@ class AnnealAndMerge(keras.callbacks.Callback):
             and more weights become zero.
         snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
             so that stripping changes nothing.
+        dither: standard deviation of noise that is added to the weights as they are
+            assigned in training, in assignment widths; it should end at 0. Weights near a
+            boundary between components take both sides in turn, so that the network comes
+            to depend on neither: it generalises better, and fewer weights are needed.
         merge_threshold: components nearer than this symmetric KL divergence, in nats,
             become one; 0 merges none. Components that own no weight die in any case.
         merge_start: training fraction before which none dies or merges.
@@ -58,6 +62,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
         stddev: Schedule | None = None,
         assignment: Schedule | None = None,
         snap: Schedule | None = None,
+        dither: Schedule | None = None,
         merge_threshold: float = 1e-2,
         merge_start: float = 0.2,
     ) -> None:
@@ -70,6 +75,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
         self.stddev = stddev or constant(1.0)
         self.assignment = assignment or linear(0.25, 1.0, start=0.05, end=0.6)
         self.snap = snap or linear(0.0, 1.0, start=0.05, end=0.2)
+        self.dither = dither or linear(0.5, 0.0, start=0.35, end=0.85)
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self._epoch = 0
@@ -145,6 +151,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
         tau = model.base_complexity_weight * self.complexity(fraction)
         model.complexity_weight.assign(tau)
         model.snap.assign(self.snap(fraction))
+        model.dither.assign(self.dither(fraction))
         for prior in model.priors:
             prior.set_widths(self.stddev(fraction), self.assignment(fraction))
 

@@ -143,6 +143,7 @@ class SoftWeightSharing(keras.Model):
         shared_weights: `WeightChoice` records: what is shared, what not, and why.
         complexity_weight: variable, tau as it is at present.
         snap: variable, the share of the way from w to its mean, from 0 to 1.
+        dither: variable, the noise on the assignment in training, in assignment widths.
     """
 
     def __init__(
@@ -174,6 +175,8 @@ class SoftWeightSharing(keras.Model):
         self.train_size = train_size
         self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
+        self.dither = self._scalar("dither", 0.0)
+        self.steps = self._scalar("steps", 0.0)
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
         self.complexity_steps = self._scalar("complexity_steps", 0.0)
         self.supports_masking = True
@@ -219,7 +222,7 @@ class SoftWeightSharing(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Calls the wrapped model with snapped weights; adds the losses in training."""
-        shared = self._snapped_weights()
+        shared = self._snapped_weights(training=bool(training))
         taken = {id(variable) for variable, _ in shared}
         others = [v for v in self.inner.variables if id(v) not in taken]
         scope = keras.StatelessScope(
@@ -239,13 +242,16 @@ class SoftWeightSharing(keras.Model):
             self.add_loss(self._complexity_loss())
         return outputs
 
-    def _snapped_weights(self) -> list[tuple[keras.Variable, Tensor]]:
-        share = self.snap.value
+    def _snapped_weights(self, *, training: bool) -> list[tuple[keras.Variable, Tensor]]:
+        share, dither = self.snap.value, self.dither.value if training else None
         snapped: list[tuple[keras.Variable, Tensor]] = []
         for prior, variables in zip(self.priors, self.shared_variables, strict=True):
-            moved = prior.snap([ops.cast(v, "float32") for v in variables], share)
+            weights = [ops.cast(v, "float32") for v in variables]
+            moved = prior.snap(weights, share, dither=dither, step=self.steps.value)
             values = (ops.cast(m, v.dtype) for m, v in zip(moved, variables, strict=True))
             snapped.extend(zip(variables, values, strict=True))
+        if training:
+            self.steps.assign_add(1.0)
         return snapped
 
     def _complexity_loss(self) -> Tensor:

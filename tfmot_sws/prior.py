@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.assignment import assign, snap_to_means
+from tfmot_sws.assignment import Noise, assign, snap_to_means
 from tfmot_sws.density_table import DEAD, MixtureTensors, total_negative_log_prob
 from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
 from tfmot_sws.initialization import initial_mixture, root_mean_square
@@ -230,9 +230,27 @@ class GaussianMixturePrior(keras.layers.Layer):
         """Component slot of every weight, int32, by the rule of `options`."""
         return assign(weights, self.tensors(), self._common_width())
 
-    def snap(self, weights: Sequence[Tensor], share: Tensor) -> list[Tensor]:
-        """The weights moved `share` (0 to 1) of the way to their components' means."""
-        return snap_to_means(weights, self.tensors(), self._common_width(), share)
+    def snap(
+        self,
+        weights: Sequence[Tensor],
+        share: Tensor,
+        *,
+        dither: Tensor | None = None,
+        step: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The weights moved `share` (0 to 1) of the way to their components' means.
+
+        Args:
+            weights: float32 tensors of any static shapes.
+            share: scalar tensor.
+            dither: scalar tensor, the standard deviation of noise on the assignment in
+                assignment widths; `None` for none.
+            step: scalar tensor, the number of the step, from which the noise follows.
+        """
+        width = self._common_width()
+        unit = self.scale.value if width is None else width
+        noise = None if dither is None else Noise(dither * unit, step)
+        return snap_to_means(weights, self.tensors(), width, share, noise=noise)
 
     def _common_width(self) -> Tensor | None:
         """The width of the assignment, or `None` for each component's own."""
