@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
+from tfmot_sws.replica_losses import ReplicaLosses
 from tfmot_sws.selection import (
     Selector,
     WeightChoice,
@@ -168,6 +169,7 @@ class SoftWeightSharing(keras.Model):
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
         self.complexity_steps = self._scalar("complexity_steps", 0.0)
         self.supports_masking = True
+        self._replica_losses = ReplicaLosses()
         if train_size is not None:
             self._set_train_size(train_size)
         self.built = True
@@ -224,11 +226,16 @@ class SoftWeightSharing(keras.Model):
             after = scope.get_current_value(variable)
             if after is not value:
                 variable.assign(after)
-        for loss in scope.losses:
+        losses = [*scope.losses, *([self._complexity_loss()] if training else [])]
+        self._replica_losses.note(losses)
+        for loss in losses:
             self.add_loss(loss)
-        if training:
-            self.add_loss(self._complexity_loss())
         return outputs
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """As of any Keras layer, and within `tf.distribute` those of one replica."""
+        return self._replica_losses.without_others(super().losses)
 
     def _snapped_weights(self) -> list[tuple[keras.Variable, Tensor]]:
         share = self.snap.value
