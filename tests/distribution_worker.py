@@ -34,6 +34,7 @@ if ENGINE == "multi_worker":
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tfmot_sws as sws
 
@@ -53,8 +54,6 @@ SETTINGS: dict[str, Any] = {
 
 def mirrored() -> Any:
     """Two replicas on two logical devices of this machine."""
-    import tensorflow as tf
-
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
@@ -62,8 +61,6 @@ def mirrored() -> Any:
 
 def multi_worker() -> Any:
     """One replica in each of two processes."""
-    import tensorflow as tf
-
     return tf.distribute.MultiWorkerMirroredStrategy().scope
 
 
@@ -121,12 +118,12 @@ def wrap(scope: Any, optimizer: str) -> sws.SoftWeightSharing:
 
 
 def fit(shared: sws.SoftWeightSharing, *callbacks: Any, epochs: int = 4) -> Any:
-    x, y = examples()
+    # Of several processes each takes its part of every batch, which Keras sees to for
+    # a tf.data.Dataset only.
+    data = tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
     return shared.fit(
-        x,
-        y,
+        data,
         epochs=epochs,
-        batch_size=BATCH,
         shuffle=False,
         verbose=0,
         callbacks=[sws.AnnealAndMerge(), *callbacks],

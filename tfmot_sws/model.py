@@ -21,7 +21,7 @@ from tfmot_sws.selection import (
     choose_weights,
     group_by_scope,
 )
-from tfmot_sws.train_size import count_examples
+from tfmot_sws.train_size import count_examples, count_steps
 
 Tensor = Any
 
@@ -164,6 +164,7 @@ class SoftWeightSharing(keras.Model):
         self.shared_weights = list(choices)
         self.base_complexity_weight = complexity_weight
         self.train_size = train_size
+        self.steps_per_epoch: int | None = None
         self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
@@ -301,6 +302,7 @@ class SoftWeightSharing(keras.Model):
                 validation_split=arguments.get("validation_split") or 0.0,
             )
             self._set_train_size(train_size)
+        self.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
         callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
         if added:
             warnings.warn(
