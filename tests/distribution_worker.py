@@ -55,7 +55,9 @@ SETTINGS: dict[str, Any] = {
 def mirrored() -> Any:
     """Two replicas on two logical devices of this machine."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
 
 

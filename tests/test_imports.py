@@ -40,7 +40,15 @@ ALLOWED = {
     "selection": set(),
     "train_size": set(),
     # The wrapper adds the default callback when `fit` is called without one.
-    "model": {"callbacks", "hyperpriors", "prior", "selection", "train_size"},
+    "replica_losses": set(),
+    "model": {
+        "callbacks",
+        "hyperpriors",
+        "prior",
+        "replica_losses",
+        "selection",
+        "train_size",
+    },
     "callbacks": {"mixture", "model", "prior", "schedules"},
     "rebuild": set(),
     "strip": {"codebook", "model", "rebuild"},
@@ -67,12 +75,14 @@ ALLOWED = {
         "tflm",
         "verification",
     },
+    "tflite_process": {"tflite_converter", "tflite_formats"},
     "litert": {
         "batch_norm",
         "rebuild",
         "tflite_converter",
         "tflite_formats",
         "tflite_interpreter",
+        "tflite_process",
         "verification",
     },
     "visualization": {
