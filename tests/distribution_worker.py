@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 ENGINE, OUTPUT = sys.argv[1], pathlib.Path(sys.argv[2])
-PROCESS, PORT = (int(sys.argv[3]), int(sys.argv[4])) if len(sys.argv) > 3 else (0, 0)  # noqa: PLR2004
+PROCESS, PORT = (int(sys.argv[3]), int(sys.argv[4])) if len(sys.argv) > 3 else (0, 0)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if ENGINE == "data_parallel":
@@ -157,7 +157,7 @@ def resumed(scope: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
     assert any(folder.iterdir()), "no backup was written"
     shared = wrap(scope, "adam")
     history = fit(shared, keras.callbacks.BackupAndRestore(folder))
-    assert len(history["loss"]) == 2, "it did not resume at the third epoch"  # noqa: PLR2004
+    assert len(history["loss"]) == 2, "it did not resume at the third epoch"
     return record("resumed", shared, history)
 
 

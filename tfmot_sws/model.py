@@ -288,9 +288,11 @@ class SoftWeightSharing(keras.Model):
 
         Raises:
             ValueError: when the number of training examples is needed and unknown.
+            NotImplementedError: under `tf.distribute.MultiWorkerMirroredStrategy`.
         """
         from tfmot_sws.callbacks import AnnealAndMerge, put_first
 
+        _check_strategy(self)
         bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         arguments = bound.arguments
         arguments.pop("self")
@@ -362,6 +364,19 @@ def _whole_step_gains_from_jit() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_strategy(model: SoftWeightSharing) -> None:
+    """Says early and clearly what Keras' `fit` would end in."""
+    strategy = type(getattr(model, "distribute_strategy", None)).__name__
+    if strategy == "CollectiveAllReduceStrategy" or "MultiWorkerMirrored" in strategy:
+        raise NotImplementedError(
+            "tf.distribute.MultiWorkerMirroredStrategy does not work with fit of Keras 3, "
+            "with or without soft weight-sharing (it ends in 'unsupported type PerReplica', "
+            "Keras issue 20585). Train on several machines with KERAS_BACKEND=jax and "
+            "keras.distribution.DataParallel, on the devices of one machine with "
+            "tf.distribute.MirroredStrategy; see docs/guide.md."
+        )
 
 
 def _check_model(model: Any) -> None:
