@@ -2,9 +2,10 @@
 
     python tests/distribution_worker.py ENGINE OUTPUT.npz [PROCESS PORT]
 
-ENGINE: `single` or one of ENGINES below. Written are, for each optimizer, all variables
-after training (`sgd/state/...`), the logs (`sgd/logs/loss`) and the stripped weights
-(`sgd/strip/...`). Several processes each get their number and the coordinator's port.
+ENGINE: one of ENGINES below. Written are, for each optimizer, all variables after training
+(`sgd/state/...`), the logs (`sgd/logs/loss`) and the stripped weights (`sgd/strip/...`). But
+for the engine `single`, training with Adam is killed half-way and resumed. Several processes
+each get their number and the coordinator's port.
 """
 
 from __future__ import annotations
@@ -150,25 +151,29 @@ class Killed(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def resumed(scope: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
+def interrupted(scope: Any, optimizer: str, folder: pathlib.Path) -> Any:
     """The same training, killed after two epochs and taken up by a new model."""
     with contextlib.suppress(KeyboardInterrupt):
-        fit(wrap(scope, "adam"), keras.callbacks.BackupAndRestore(folder), Killed())
+        fit(wrap(scope, optimizer), keras.callbacks.BackupAndRestore(folder), Killed())
     assert any(folder.iterdir()), "no backup was written"
-    shared = wrap(scope, "adam")
+    shared = wrap(scope, optimizer)
     history = fit(shared, keras.callbacks.BackupAndRestore(folder))
     assert len(history["loss"]) == 2, "it did not resume at the third epoch"
-    return record("resumed", shared, history)
+    return shared, history
 
 
 def main() -> None:
     scope = ENGINES[ENGINE]()
     results: dict[str, np.ndarray] = {}
     for name in OPTIMIZERS:
-        shared = wrap(scope, name)
-        results |= record(name, shared, fit(shared))
-    with tempfile.TemporaryDirectory() as folder:
-        results |= resumed(scope, pathlib.Path(folder))
+        # Uninterrupted on one device is what an interrupted run on many has to equal.
+        if name == "adam" and ENGINE != "single":
+            with tempfile.TemporaryDirectory() as folder:
+                shared, history = interrupted(scope, name, pathlib.Path(folder))
+        else:
+            shared = wrap(scope, name)
+            history = fit(shared)
+        results |= record(name, shared, history)
     np.savez(OUTPUT, **results)
 
 

@@ -75,7 +75,7 @@ ALLOWED = {
         "tflm",
         "verification",
     },
-    "tflite_process": {"tflite_converter", "tflite_formats"},
+    "tflite_process": {"rebuild", "tflite_converter", "tflite_formats"},
     "litert": {
         "batch_norm",
         "rebuild",

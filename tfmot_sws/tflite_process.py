@@ -19,6 +19,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
+from tfmot_sws.rebuild import copy_float32
 from tfmot_sws.tflite_converter import ExportError
 from tfmot_sws.tflite_formats import FORMATS, Job, first_examples
 
@@ -71,7 +72,6 @@ def answer_order(name: str) -> None:
         weights, modules, representative_data, sample = order
         try:
             model = _load(folder / _MODEL, modules)
-            _show_shapes(model, representative_data if sample is None else sample)
             made = FORMATS[weights].make(Job(model, representative_data, sample))
         except (ExportError, ValueError, ImportError) as error:
             made = error
@@ -97,7 +97,9 @@ def _load(path: pathlib.Path, modules: list[str]) -> keras.Model:
         for module in modules:
             importlib.import_module(module)
         # The user's own model, written a moment ago.
-        return keras.saving.load_model(path, compile=False, safe_mode=False)
+        model = keras.saving.load_model(path, compile=False, safe_mode=False)
+        # Anew from its configuration: the converter takes subclassed models in no other way.
+        return copy_float32(model)
     except Exception as error:
         raise ExportError(
             "LiteRT's converter needs Keras on TensorFlow; the model was saved, but another "
@@ -106,19 +108,6 @@ def _load(path: pathlib.Path, modules: list[str]) -> keras.Model:
             "script, be registered with keras.saving.register_keras_serializable, and use "
             "keras.ops alone."
         ) from error
-
-
-def _show_shapes(model: keras.Model, data: Any) -> None:
-    """Calls a subclassed model, which knows the shapes of its inputs from calls alone."""
-    if getattr(model, "inputs", None):
-        return
-    if data is None:
-        raise ExportError(
-            f"The shapes of the inputs of '{model.name}', a {type(model).__name__}, are not "
-            "known in the process that converts it. Pass sample=, a few examples as for "
-            "model.predict."
-        )
-    model.predict(keras.tree.map_structure(lambda array: array[:1], data), verbose=0)
 
 
 def _arrays(nested: Any) -> Any:
