@@ -39,8 +39,8 @@ def convert_to_tflite(
 ) -> bytes:
     """Converts a stripped model to LiteRT and checks that outputs are the same.
 
-    The converter needs Keras on TensorFlow: under JAX or torch another process loads the
-    saved model and converts it, and the result is checked against this one's outputs.
+    The converter needs Keras on TensorFlow: under JAX or torch another process builds
+    the model again and converts it, and the result is checked against this one's outputs.
 
     What else the converter needs is done here: models in half precision are rebuilt in
     float32; models that LiteRT takes only with a fixed batch, such as recurrent ones, get

@@ -1,7 +1,7 @@
 """Conversion in another process, for Keras on JAX or torch: the converter needs TensorFlow.
 
-Keras has one backend a process, so a fresh Python with Keras on TensorFlow loads the saved
-model and converts it. What it made is then checked here, against this process' own outputs.
+Keras has one backend a process, so a fresh Python with Keras on TensorFlow builds the model
+again and converts it. What it made is then checked here, against this process' own outputs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-from tfmot_sws.rebuild import copy_float32
+from tfmot_sws.rebuild import finalize
 from tfmot_sws.tflite_converter import ExportError
 from tfmot_sws.tflite_formats import FORMATS, Job, first_examples
 
-_MODEL: Final = "model.keras"
 _ORDER: Final = "order.pickle"
 _ANSWER: Final = "answer.pickle"
 
@@ -36,16 +36,14 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
         weights: one of `FORMATS`.
 
     Raises:
-        ExportError: the other process could not load or convert the model.
+        ExportError: the other process could not build or convert the model.
         Exception: whatever the format raises there.
     """
     with tempfile.TemporaryDirectory(prefix="tfmot-sws-") as name:
         folder = pathlib.Path(name)
-        job.model.save(folder / _MODEL)
         data = job.representative_data
-        modules = sorted(_modules(keras.saving.serialize_keras_object(job.model)))
         data = None if data is None else first_examples(data)
-        order = (weights, modules, data, _arrays(job.sample))
+        order = (weights, _packed(job.model), data, _arrays(job.sample))
         (folder / _ORDER).write_bytes(pickle.dumps(order))
         printed = _run(folder)
         answer = folder / _ANSWER
@@ -63,15 +61,15 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
 
 
 def answer_order(name: str) -> None:
-    """What the other process does: loads, converts, and leaves the result in the folder."""
+    """What the other process does: builds, converts, and leaves the result in the folder."""
     folder = pathlib.Path(name)
     made: bytes | Exception
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         order = pickle.loads((folder / _ORDER).read_bytes())
-        weights, modules, representative_data, sample = order
+        weights, packed, representative_data, sample = order
         try:
-            model = _load(folder / _MODEL, modules)
+            model = _unpacked(*packed)
             made = FORMATS[weights].make(Job(model, representative_data, sample))
         except (ExportError, ValueError, ImportError) as error:
             made = error
@@ -92,22 +90,33 @@ def _modules(config: Any) -> set[str]:
     return own.union(*(_modules(value) for value in config.values())) - {"builtins"}
 
 
-def _load(path: pathlib.Path, modules: list[str]) -> keras.Model:
+def _packed(model: keras.Model) -> tuple[Any, list[NDArray[Any]]]:
+    """Configuration and weights. A .keras file turns the tuples of shapes into lists, and
+    the converter then takes a subclassed model to have that many inputs.
+    """
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    return config, [keras.ops.convert_to_numpy(v) for v in model.weights]
+
+
+def _unpacked(config: Any, values: list[NDArray[Any]]) -> keras.Model:
     try:
-        for module in modules:
+        for module in sorted(_modules(config)):
             importlib.import_module(module)
-        # The user's own model, written a moment ago.
-        model = keras.saving.load_model(path, compile=False, safe_mode=False)
-        # Anew from its configuration: the converter takes subclassed models in no other way.
-        return copy_float32(model)
+        # The user's own model, packed a moment ago.
+        model = keras.saving.deserialize_keras_object(config, safe_mode=False)
+        for variable, value in zip(model.weights, values, strict=True):
+            variable.assign(value)
     except Exception as error:
         raise ExportError(
-            "LiteRT's converter needs Keras on TensorFlow; the model was saved, but another "
-            f"process with KERAS_BACKEND=tensorflow could not load it: {error}\nClasses and "
+            "LiteRT's converter needs Keras on TensorFlow, but another process with "
+            f"KERAS_BACKEND=tensorflow could not build the model: {error}\nClasses and "
             "functions of your own must be in a module that can be imported, not in the main "
             "script, be registered with keras.saving.register_keras_serializable, and use "
             "keras.ops alone."
         ) from error
+    finalize(model)
+    return model
 
 
 def _arrays(nested: Any) -> Any:
