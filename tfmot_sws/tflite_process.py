@@ -91,9 +91,12 @@ def _modules(config: Any) -> set[str]:
 
 
 def _packed(model: keras.Model) -> tuple[Any, list[NDArray[Any]]]:
-    """Configuration and weights. A .keras file turns the tuples of shapes into lists, and
-    the converter then takes a subclassed model to have that many inputs.
+    """Configuration and weights, as they are.
+
+    A .keras file turns the tuples of shapes into lists, and the converter then takes a
+    subclassed model to have that many inputs.
     """
+
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     return config, [keras.ops.convert_to_numpy(v) for v in model.weights]
