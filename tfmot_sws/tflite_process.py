@@ -96,7 +96,6 @@ def _packed(model: keras.Model) -> tuple[Any, list[NDArray[Any]]]:
     A .keras file turns the tuples of shapes into lists, and the converter then takes a
     subclassed model to have that many inputs.
     """
-
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     return config, [keras.ops.convert_to_numpy(v) for v in model.weights]
