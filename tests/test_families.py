@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, Subclassed
 
 import tfmot_sws as sws
 
@@ -86,6 +86,8 @@ def test_stripped_predictions_are_those_of_training(trained):
 @pytest.mark.filterwarnings("ignore:BatchNorm layers:UserWarning")
 def test_litert_agrees(trained):
     shared, _, inputs, _ = trained
+    if keras.backend.backend() != "tensorflow" and not isinstance(shared.inner, Subclassed):
+        pytest.skip("another process converts: the hardest family is enough")
     plain = sws.strip_soft_weight_sharing(shared)
     tflite = sws.convert_to_tflite(plain, sample=inputs)
     expected = _outputs(plain, inputs)

@@ -43,11 +43,13 @@ ALLOWED = {
     "selection": set(),
     "train_size": set(),
     # The wrapper adds the default callback when `fit` is called without one.
+    "replica_losses": set(),
     "model": {
         "callbacks",
         "held_gradients",
         "hyperpriors",
         "prior",
+        "replica_losses",
         "selection",
         "train_size",
     },
@@ -77,12 +79,14 @@ ALLOWED = {
         "tflm",
         "verification",
     },
+    "tflite_process": {"rebuild", "tflite_converter", "tflite_formats"},
     "litert": {
         "batch_norm",
         "rebuild",
         "tflite_converter",
         "tflite_formats",
         "tflite_interpreter",
+        "tflite_process",
         "verification",
     },
     "visualization": {

@@ -137,12 +137,16 @@ class AnnealAndMerge(keras.callbacks.Callback):
         )
 
     def _fraction(self, batch: int) -> float:
-        steps = self.params.get("steps") or 0
+        steps = self._steps()
         within = batch / steps if steps else 0.0
         return (self._epoch + within) / max(self.params.get("epochs") or 1, 1)
 
+    def _steps(self) -> int:
+        """Steps an epoch; 0 when nobody knows."""
+        return self.params.get("steps") or self.model.steps_per_epoch or 0
+
     def _stride(self) -> int:
-        steps = self.params.get("steps") or 1
+        steps = self._steps() or 1
         epochs = self.params.get("epochs") or 1
         return max(1, round(steps * epochs / _UPDATES))
 

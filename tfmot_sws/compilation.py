@@ -27,6 +27,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*tensors: Any) -> Any:
+        # Variables as values: a trace would hold on to the variable of tf.distribute that it
+        # was made with, and hand one model's schedules to the next.
+        tensors = keras.tree.map_structure(tf.convert_to_tensor, tensors)
         leaves = keras.tree.flatten(tensors)
         return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
 

@@ -15,6 +15,7 @@ from tfmot_sws.rebuild import computes_in_float32, copy_float32
 from tfmot_sws.tflite_converter import ExportError
 from tfmot_sws.tflite_formats import Job, first_examples
 from tfmot_sws.tflite_interpreter import predict_tflite
+from tfmot_sws.tflite_process import make_on_tensorflow
 from tfmot_sws.verification import Verification, verify_tflite
 
 __all__ = [
@@ -38,7 +39,10 @@ def convert_to_tflite(
 ) -> bytes:
     """Converts a stripped model to LiteRT and checks that outputs are the same.
 
-    What the converter needs is done here: models in half precision are rebuilt in
+    The converter needs Keras on TensorFlow: under JAX or torch another process builds
+    the model again and converts it, and the result is checked against this one's outputs.
+
+    What else the converter needs is done here: models in half precision are rebuilt in
     float32; models that LiteRT takes only with a fixed batch, such as recurrent ones, get
     a batch of 1; all others keep a free batch. Formats:
 
@@ -75,7 +79,6 @@ def convert_to_tflite(
         ExportError: conversion failed, or outputs of LiteRT and Keras differ by more than
             the format allows (1e-4 of their range for the exact ones).
         ImportError: the format's package is not installed.
-        RuntimeError: Keras does not run on TensorFlow.
 
     Warns:
         UserWarning: BatchNorm behind clustered kernels, whose clusters the format loses
@@ -135,7 +138,9 @@ def _convert_and_verify(
         model = copy_float32(model)
     if sample is None and weights == "int8" and representative_data is not None:
         representative_data = sample = first_examples(representative_data)
-    tflite = form.make(Job(model, representative_data, sample))
+    job = Job(model, representative_data, sample)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    tflite = form.make(job) if on_tensorflow else make_on_tensorflow(job, weights)
     try:
         verification = verify_tflite(tflite, model, sample)
     except RuntimeError as error:
@@ -163,9 +168,3 @@ def _check(model: keras.Model, weights: str) -> None:
         )
     if weights not in FORMATS:
         raise ValueError(f"weights must be one of {FORMATS}; received {weights!r}.")
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "LiteRT export needs Keras on TensorFlow; the backend is "
-            f"{keras.backend.backend()!r}. Save the stripped model as .keras, then load "
-            "and convert it in a process with KERAS_BACKEND=tensorflow."
-        )

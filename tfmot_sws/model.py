@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
+from tfmot_sws.replica_losses import ReplicaLosses
 from tfmot_sws.selection import (
     Selector,
     WeightChoice,
@@ -21,7 +22,7 @@ from tfmot_sws.selection import (
     choose_weights,
     group_by_scope,
 )
-from tfmot_sws.train_size import count_examples
+from tfmot_sws.train_size import count_examples, count_steps
 
 Tensor = Any
 
@@ -173,6 +174,7 @@ class SoftWeightSharing(keras.Model):
         self.shared_weights = list(choices)
         self.base_complexity_weight = complexity_weight
         self.train_size = train_size
+        self.steps_per_epoch: int | None = None
         self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
         self.dither = self._scalar("dither", 0.0)
@@ -180,6 +182,7 @@ class SoftWeightSharing(keras.Model):
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
         self.complexity_steps = self._scalar("complexity_steps", 0.0)
         self.supports_masking = True
+        self._replica_losses = ReplicaLosses()
         if train_size is not None:
             self._set_train_size(train_size)
         self.built = True
@@ -236,11 +239,16 @@ class SoftWeightSharing(keras.Model):
             after = scope.get_current_value(variable)
             if after is not value:
                 variable.assign(after)
-        for loss in scope.losses:
+        losses = [*scope.losses, *([self._complexity_loss()] if training else [])]
+        self._replica_losses.note(losses)
+        for loss in losses:
             self.add_loss(loss)
-        if training:
-            self.add_loss(self._complexity_loss())
         return outputs
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """As of any Keras layer, and within `tf.distribute` those of one replica."""
+        return self._replica_losses.without_others(super().losses)
 
     def _snapped_weights(self, *, training: bool) -> list[tuple[keras.Variable, Tensor]]:
         share, dither = self.snap.value, self.dither.value if training else None
@@ -297,9 +305,11 @@ class SoftWeightSharing(keras.Model):
 
         Raises:
             ValueError: when the number of training examples is needed and unknown.
+            NotImplementedError: under `tf.distribute.MultiWorkerMirroredStrategy`.
         """
         from tfmot_sws.callbacks import AnnealAndMerge, put_first
 
+        _check_strategy(self)
         bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         arguments = bound.arguments
         arguments.pop("self")
@@ -311,6 +321,7 @@ class SoftWeightSharing(keras.Model):
                 validation_split=arguments.get("validation_split") or 0.0,
             )
             self._set_train_size(train_size)
+        self.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
         callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
         if added:
             warnings.warn(
@@ -360,6 +371,19 @@ def _whole_step_gains_from_jit() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_strategy(model: SoftWeightSharing) -> None:
+    """Says early and clearly what Keras' `fit` would end in."""
+    strategy = type(getattr(model, "distribute_strategy", None)).__name__
+    if strategy == "CollectiveAllReduceStrategy" or "MultiWorkerMirrored" in strategy:
+        raise NotImplementedError(
+            "tf.distribute.MultiWorkerMirroredStrategy does not work with fit of Keras 3, "
+            "with or without soft weight-sharing (it ends in 'unsupported type PerReplica', "
+            "Keras issue 20585). Train on several machines with KERAS_BACKEND=jax and "
+            "keras.distribution.DataParallel, on the devices of one machine with "
+            "tf.distribute.MirroredStrategy; see docs/guide.md."
+        )
 
 
 def _check_model(model: Any) -> None:

@@ -53,6 +53,24 @@ def count_examples(
     return count
 
 
+def count_steps(x: Any, steps_per_epoch: int | None = None) -> int | None:
+    """Number of steps in one epoch, as far as `fit`'s data tell before Keras has them.
+
+    Keras shards a `tf.data.Dataset` among processes, after which its length is unknown.
+
+    Args:
+        x: as given to `fit`.
+        steps_per_epoch: as given to `fit`.
+
+    Returns:
+        The number, or `None` where only Keras can tell.
+    """
+    if steps_per_epoch or not hasattr(x, "cardinality"):
+        return steps_per_epoch
+    cardinality = int(x.cardinality())
+    return cardinality if cardinality > 0 else None
+
+
 def _count(
     x: Any, batch_size: int | None, steps_per_epoch: int | None, validation_split: float
 ) -> int | None:

@@ -1,0 +1,125 @@
+"""What the prior costs at any size: memory and time a step, for a billion weights and more.
+
+    python benchmarks/scaling.py                     # measures here, then prints the table
+    KERAS_BACKEND=jax python benchmarks/scaling.py   # the same on JAX
+
+Measured are one call of the prior (assignment, snapping, loss, all gradients) over a vector of
+weights, compiled, as the least of several repeats, and the memory that one call takes beyond
+the weights. The table for large networks is arithmetic on these; see docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import ops
+
+import tfmot_sws as sws
+
+RESULTS = pathlib.Path(__file__).with_name("results") / "scaling.json"
+SIZES = (1_000_000, 8_000_000)
+REPEATS = 7
+# Bytes a weight that any training with Adam keeps: the weight, its gradient, two moments.
+TRAINING_BYTES = 16
+
+
+def step_of(prior: Any) -> Callable[[Any], Any]:
+    """Loss and gradient of what a training step adds for soft weight-sharing."""
+
+    def loss(weights: Any) -> Any:
+        snapped = prior.snap(weights, 1.0)
+        return prior.complexity_loss([weights]) + ops.sum(snapped)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(jax.value_and_grad(loss))
+    import tensorflow as tf
+
+    @tf.function
+    def step(weights: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            value = loss(weights)
+        return value, tape.gradient(
+            value, [weights, *(v.value for v in prior.trainable_weights)]
+        )
+
+    return step
+
+
+def measure(size: int) -> tuple[float, float]:
+    """Seconds of one call, the least of some; and the process' greatest memory, in bytes."""
+    weights = np.random.default_rng(0).normal(0.0, 0.05, size).astype("float32")
+    prior = sws.prior.GaussianMixturePrior(16)
+    prior.fit_initial([weights])
+    step, tensor = step_of(prior), ops.convert_to_tensor(weights)
+    seconds = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        value = step(tensor)
+        keras.tree.map_structure(ops.convert_to_numpy, value[0])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]), 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def constants() -> dict[str, float]:
+    """Nanoseconds and bytes a weight, from the difference of two sizes."""
+    (time_0, memory_0), (time_1, memory_1) = (measure(size) for size in SIZES)
+    more = SIZES[1] - SIZES[0]
+    return {
+        "ns_per_weight": (time_1 - time_0) / more * 1e9,
+        # Weights, as an array and as a tensor, are the training's own.
+        "bytes_per_weight": max((memory_1 - memory_0) / more - 8, 0.0),
+    }
+
+
+def rows(found: dict[str, float]) -> list[list[str]]:
+    """The table: weights, hosts, then a host's memory in GB and milliseconds a step."""
+    table = []
+    for weights in (1e9, 1e10):
+        for hosts in (1, 4, 16):
+            share = weights / hosts
+            table.append(
+                [
+                    f"{weights / 1e9:.0f} billion",
+                    str(hosts),
+                    f"{share * TRAINING_BYTES / 1e9:.1f}",
+                    f"{share * found['bytes_per_weight'] / 1e9:.1f}",
+                    f"{share * found['ns_per_weight'] / 1e9:.2f}",
+                ]
+            )
+    return table
+
+
+def main() -> None:
+    """Measures, stores the constants of this backend, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--stored", action="store_true", help="do not measure again")
+    stored_only = parser.parse_args().stored
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    backend = keras.backend.backend()
+    if not stored_only:
+        stored[backend] = constants()
+        RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    for name, found in sorted(stored.items()):
+        print(f"{name}: {found}")
+        print("| weights | hosts | training, GB a host | prior, GB a host | prior, s a step |")
+        print("|---|---|---|---|---|")
+        for row in rows(found):
+            print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()

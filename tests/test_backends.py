@@ -1,0 +1,59 @@
+"""Keras on JAX and on torch: the families' tests run there too, in processes of their own."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+
+# JAX compiles every step anew, which takes its time: one family of each kind of trouble.
+FAMILIES = {"jax": "functional or subclassed", "torch": "test"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", sorted(FAMILIES))
+def test_families_train_strip_and_export(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/test_families.py", "-k", FAMILIES[backend]],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TESTS.parent,
+        env={**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
+
+
+def test_a_class_of_the_main_script_says_where_to_put_it():
+    pytest.importorskip("jax")
+    code = """
+import keras, numpy as np
+import tfmot_sws as sws
+
+@keras.saving.register_keras_serializable()
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), Twice()])
+try:
+    sws.convert_to_tflite(model)
+except sws.ExportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TESTS.parent,
+        env={**os.environ, "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert "in a module that can be imported, not in the main script" in done.stdout

@@ -1,0 +1,197 @@
+"""Several devices and processes train what a single device trains."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tfmot_sws.replica_losses import ReplicaLosses
+
+WORKER = pathlib.Path(__file__).with_name("distribution_worker.py")
+# The second one was killed half-way and resumed, but on the single device.
+RUNS = ("sgd", "adam")
+
+pytestmark = pytest.mark.distributed
+
+
+def start(engine, output, backend, *process):
+    """A worker with the engine, as a process that writes `output`."""
+    return subprocess.Popen(
+        [sys.executable, str(WORKER), engine, str(output), *map(str, process)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={
+            **{name: v for name, v in os.environ.items() if name != "XLA_FLAGS"},
+            "KERAS_BACKEND": backend,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(output.parent / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "PYTHONPATH": str(WORKER.parents[1]),
+        },
+    )
+
+
+def finish(*workers):
+    """What each worker printed, once all have ended well."""
+    try:
+        printed = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+    for worker, text in zip(workers, printed, strict=True):
+        assert worker.returncode == 0, text[-4000:]
+    return printed
+
+
+def free_ports(count):
+    """The first of some neighbouring ports of the loopback that are free."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                for other in range(port + 1, port + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", other))
+            except OSError:
+                continue
+            return port
+
+
+def needs_jax():
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("distribution")
+
+
+@pytest.fixture(scope="module")
+def tensorflow(folder):
+    """Results on TensorFlow: of one device, and of two under MirroredStrategy."""
+    paths = [folder / "tf_single.npz", folder / "tf_mirrored.npz"]
+    workers = [
+        start(engine, path, "tensorflow")
+        for engine, path in zip(("single", "mirrored"), paths, strict=True)
+    ]
+    finish(*workers)
+    return [dict(np.load(path)) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def jax(folder):
+    """Results on JAX: of one device, of two, and of each of two processes."""
+    needs_jax()
+    port = free_ports(1)
+    names = ("single", "data_parallel", "processes_0", "processes_1")
+    paths = [folder / f"jax_{name}.npz" for name in names]
+    # Two at a time: a test machine may have two cores.
+    finish(*(start(names[i], paths[i], "jax") for i in (0, 1)))
+    finish(*(start("processes", paths[2 + i], "jax", i, port) for i in (0, 1)))
+    return {name: dict(np.load(path)) for name, path in zip(names, paths, strict=True)}
+
+
+def check_same(results, expected, run):
+    """All variables, stripped weights and logs of one of `RUNS`, to float tolerance."""
+    names = [name for name in expected if name.startswith(f"{run}/")]
+    assert len(names) > 20
+    assert {name for name in results if name.startswith(f"{run}/")} == set(names)
+    for name in names:
+        # A resumed run has logs of the epochs since.
+        same = expected[name][-len(results[name]) :] if "/logs/" in name else expected[name]
+        np.testing.assert_allclose(results[name], same, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_mirrored_strategy_equals_one_device(tensorflow, run):
+    single, mirrored = tensorflow
+    check_same(mirrored, single, run)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_data_parallel_equals_one_device(jax, run):
+    check_same(jax["data_parallel"], jax["single"], run)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("process", [0, 1])
+def test_two_processes_equal_one(jax, process, run):
+    check_same(jax[f"processes_{process}"], jax["single"], run)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_training_reached_a_state_worth_comparing(tensorflow, run):
+    """Several components, weights that moved, and a loss that fell by more than the prior."""
+    single = tensorflow[0]
+    assert single[f"{run}/logs/num_components"][-1] >= 3
+    assert single[f"{run}/logs/complexity_loss"][-1] != 0
+    assert single[f"{run}/logs/error_loss"][-1] < single[f"{run}/logs/error_loss"][0]
+
+
+def test_complexity_counts_once_in_the_logs(tensorflow, jax):
+    """The logged loss is error plus complexity, both as on one device."""
+    for single, several in (
+        tensorflow,
+        (jax["single"], jax["data_parallel"]),
+        (jax["single"], jax["processes_0"]),
+    ):
+        for key in ("loss", "error_loss", "complexity_loss"):
+            np.testing.assert_allclose(
+                several[f"sgd/logs/{key}"], single[f"sgd/logs/{key}"], rtol=1e-4
+            )
+
+
+def test_multi_worker_mirrored_strategy_is_turned_down(folder):
+    port = free_ports(2)
+    workers = [
+        start("multi_worker", folder / f"multi_{i}.npz", "tensorflow", i, port) for i in (0, 1)
+    ]
+    printed = [worker.communicate(timeout=300)[0] for worker in workers]
+    for worker, text in zip(workers, printed, strict=True):
+        assert worker.returncode != 0
+        assert "MultiWorkerMirroredStrategy does not work with fit of Keras 3" in text, text
+        assert "KERAS_BACKEND=jax" in text
+
+
+def test_replicas_see_their_own_losses():
+    losses = ReplicaLosses()
+    first, second, of_nobody = object(), object(), object()
+    seen = {}
+
+    def replica(name, own, may_look):
+        losses.note([own])
+        may_look.wait(10)
+        seen[name] = losses.without_others([first, second, of_nobody])
+
+    look = threading.Barrier(2)
+    threads = [
+        threading.Thread(target=replica, args=(name, own, look))
+        for name, own in (("first", first), ("second", second))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"first": [first, of_nobody], "second": [second, of_nobody]}
+
+
+def test_losses_of_ended_threads_are_let_go():
+    losses = ReplicaLosses()
+    old = object()
+    thread = threading.Thread(target=losses.note, args=([old],))
+    thread.start()
+    thread.join()
+    losses.note([])
+    assert losses.without_others([old]) == [old]
