@@ -31,10 +31,10 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 
 import lenet_mnist as lenet
 
-SPARSITIES = (0.90, 0.95)
+SPARSITIES = (0.90,)
 NUM_CLUSTERS = 16
 PRUNE_EPOCHS, CLUSTER_EPOCHS = 8, 4
-BATCH_SIZE = 256
+BATCH_SIZE = 128
 
 
 def fit(model, data, epochs, rate, callbacks=()):
