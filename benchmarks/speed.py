@@ -1,0 +1,217 @@
+"""What the prior, a training step and the start cost, each against what one would do else.
+
+    python benchmarks/speed.py
+    python benchmarks/speed.py --part step --nets lenet-300-100 transformer
+    python benchmarks/speed.py --quick
+
+Every measurement runs in a process of its own, one after the other; those that are
+compared take turns within one. Run it on an idle machine: the load at the start is among
+the results. `--all` adds MobileNetV2 and ResNet-50 with the whole step under XLA, which take
+minutes to compile. Results are printed, and written as JSON and Markdown.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import speed_report
+from speed_report import COMPONENTS, SIZES, STARTUP_NET
+
+HERE = pathlib.Path(__file__).parent.resolve()
+ROOT = HERE.parent
+PARTS = ("prior", "step", "startup")
+METHODS = ("published", "published, XLA", "ours, no XLA", "ours")
+# Training steps a turn, and turns; those of --quick.
+TURNS = {
+    "lenet-300-100": (200, 9),
+    "lenet-5-caffe": (25, 5),
+    "resnet-20": (6, 5),
+    "mobilenet-v2": (3, 3),
+    "resnet-50": (3, 2),
+    "transformer": (12, 5),
+}
+QUICK_TURNS = 4, 1
+QUICK_NETS = ["lenet-300-100", "transformer"]
+SLOW_UNDER_XLA = ("mobilenet-v2", "resnet-50")
+# A cell may take this share of the memory that is free; so many seconds at most.
+MEMORY_SHARE = 0.7
+MOST_SECONDS = 900
+GIB = 2**30
+
+
+def run_cell(script, *arguments):
+    """What a script of `speed_cells` prints on its last line, or why there is nothing."""
+    folder = HERE / "speed_cells"
+    command = [sys.executable, str(folder / f"{script}.py"), *map(str, arguments)]
+    paths = [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "KERAS_BACKEND": "tensorflow",
+    }
+    print(f"{time.strftime('%X')} {script} {' '.join(map(str, arguments))}", flush=True)
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=MOST_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"reason": f"took more than {MOST_SECONDS} s"}
+    lines = done.stdout.splitlines()
+    if done.returncode == 0 and lines:
+        return json.loads(lines[-1])
+    return {"reason": _reason(done)}
+
+
+def _reason(done):
+    """The last line of the form of an exception, or the signal."""
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}"
+    errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+    return errors[-1][:200] if errors else f"exit status {done.returncode}"
+
+
+# The prior.
+
+
+def measure_prior(sizes, repeats, seed):
+    """A record for every size, number of components and method."""
+    records, bytes_each = [], {}
+    for size in sizes:
+        for num_components in COMPONENTS:
+            for method in METHODS:
+                record = {"weights": size, "components": num_components, "method": method}
+                excess = _excess(bytes_each.get(method), size, num_components)
+                if excess:
+                    record["reason"] = excess
+                else:
+                    record |= run_cell("prior", method, size, num_components, repeats, seed)
+                if record.get("memory") and method.startswith("published"):
+                    bytes_each[method] = record["memory"] / (size * num_components)
+                records.append(record)
+    return records
+
+
+def _excess(bytes_each, size, num_components):
+    """Why a cell does not fit in memory, going by the cell before it; else `None`."""
+    need = (bytes_each or 0.0) * size * num_components
+    free = _free_memory()
+    if free is None or need < MEMORY_SHARE * free:
+        return None
+    return (
+        f"needs {need / GIB:.0f} GiB ({bytes_each:.0f} bytes a weight and component, as "
+        f"measured); {free / GIB:.0f} GiB are free"
+    )
+
+
+def _free_memory():
+    """Bytes, or `None` where Linux does not tell."""
+    path = pathlib.Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", path.read_text())[1])
+
+
+# A training step.
+
+
+def measure_steps(nets, args):
+    """A record for every network: tfmot's, and ours with and without XLA."""
+    records = []
+    for net in nets:
+        steps, rounds = QUICK_TURNS if args.quick else TURNS[net]
+        counts = args.repeats or rounds, steps, args.seed
+        record = {"net": net}
+        for jit_compile in (False, True):
+            key = "XLA" if jit_compile else "no XLA"
+            if jit_compile and net in SLOW_UNDER_XLA and not args.all:
+                record[key] = {"reason": "compiles for minutes; see --all"}
+            else:
+                record[key] = run_cell("step", net, int(jit_compile), *counts)
+        record["tfmot"] = run_cell("tfmot_step", net, *counts)
+        records.append(record)
+    return records
+
+
+# The start.
+
+
+def measure_startup(step_records, seed):
+    """The record of a network's first step, taken over if it was measured already."""
+    for record in step_records:
+        if record["net"] == STARTUP_NET:
+            return record["no XLA"]
+    return run_cell("step", STARTUP_NET, 0, 1, 2, seed)
+
+
+def describe_environment(seed):
+    """Versions and whatever else a figure depends on, taken before anything runs."""
+    packages = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
+    found = {"Python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    found |= {"seed": seed, "cores": os.cpu_count()}
+    if hasattr(os, "getloadavg"):
+        found["load at the start"] = round(os.getloadavg()[0], 2)
+    return found
+
+
+def main():
+    """Measures, prints, writes."""
+    args = _parse_arguments()
+    environment = describe_environment(args.seed)
+    measure = {
+        "prior": lambda: measure_prior(args.sizes, args.repeats or 7, args.seed),
+        "step": lambda: measure_steps(args.nets, args),
+        "startup": lambda: measure_startup(results.get("step", []), args.seed),
+    }
+    results = {}
+    for part in PARTS:
+        if part in args.part:
+            results[part] = measure[part]()
+    bars = speed_report.judge(results)
+    command = ["python", "benchmarks/speed.py", *args.words]
+    text = speed_report.to_markdown(command, environment, results, bars)
+    print(text)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "speed.md").write_text(text)
+    record = {"command": command, "environment": environment, **results, "bars": bars}
+    (args.output / "speed.json").write_text(json.dumps(record, indent=1))
+
+
+def _parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--nets", nargs="+", choices=sorted(TURNS))
+    parser.add_argument("--quick", action="store_true", help="few sizes, nets and repeats")
+    parser.add_argument("--all", action="store_true", help="what compiles for minutes, too")
+    parser.add_argument("--repeats", type=int, help="of every measurement")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.nets = args.nets or (QUICK_NETS if args.quick else list(TURNS))
+    args.sizes = SIZES[:1] if args.quick else SIZES
+    args.repeats = args.repeats or (3 if args.quick else None)
+    # The command line as it goes into the results: without the folder for them.
+    args.words = [w for w in sys.argv[1:] if w not in ("--output", str(args.output))]
+    return args
+
+
+if __name__ == "__main__":
+    main()
