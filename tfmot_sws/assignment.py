@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfmot_sws.binning import bin_sums
-from tfmot_sws.compilation import compiled
+from tfmot_sws.compilation import compiled, custom_gradient
 from tfmot_sws.density_table import MixtureTensors
 from tfmot_sws.dither import dither, seed_of
 
@@ -84,17 +84,15 @@ def snap_to_means(
 
     leaves = keras.tree.flatten(fixed)
 
-    @ops.custom_gradient
+    @custom_gradient
     def moved(means: Tensor, snap: Tensor, *others: Tensor) -> tuple[Any, Any]:
         packed = keras.tree.pack_sequence_as(fixed, others[: len(leaves)])
         weights = others[len(leaves) :]
         values, slots = _move(weights, snap, packed)
 
-        def gradient(*upstream: Tensor) -> list[Tensor]:
+        def gradient(upstream: list[Tensor]) -> list[Tensor]:
             # The gradient of an embedding comes without a static shape.
-            upstream = tuple(
-                ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)
-            )
+            upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
             sums = _member_sums(upstream, slots, means)
             unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
             return [snap * sums, *unused, *upstream]
@@ -144,13 +142,13 @@ def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
     so in one interval, and the intervals lie in the order of the means. One comparison a
     component then finds a weight's interval.
     """
-    order = ops.argsort(mixture.means)
+    order = ops.cast(ops.argsort(mixture.means), "int32")
     means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))
     begins = _interval_begins(means, offsets, width)
 
     def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
-        index = ops.full_like(weights, order[0], dtype="int32")
-        target = ops.full_like(weights, means[0])
+        index = ops.zeros_like(weights, dtype="int32") + order[0]
+        target = ops.zeros_like(weights) + means[0]
         for k in range(1, mixture.means.shape[0]):
             beyond = weights > begins[k]
             index = ops.where(beyond, order[k], index)
@@ -192,7 +190,7 @@ def _own_width_rule(mixture: MixtureTensors) -> Rule:
         # A running maximum fuses into one pass over the weights; an argmax would hold
         # K copies of them.
         best, index = score(0), ops.zeros_like(weights, dtype="int32")
-        target = ops.full_like(weights, mixture.means[0])
+        target = ops.zeros_like(weights) + mixture.means[0]
         for k in range(1, mixture.means.shape[0]):
             candidate = score(k)
             better = candidate > best

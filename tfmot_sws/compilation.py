@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,6 +35,47 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
 
     return call
+
+
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """A function of tensors with a gradient of its own; as `keras.ops.custom_gradient`.
+
+    That one allows a single output on torch, and hands a list of several on in another
+    form on every backend.
+
+    Args:
+        function: takes tensors; returns a list of tensors, and a function that takes the
+            list of their gradients and returns a list with that of each argument.
+
+    Returns:
+        A function of tensors that returns a list of tensors.
+    """
+    if keras.backend.backend() == "torch":
+        return functools.partial(_torch_function().apply, function)
+
+    @ops.custom_gradient
+    def differentiable(*tensors: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
+        outputs, gradient = function(*tensors)
+        return outputs, lambda *upstream: gradient(keras.tree.flatten(upstream))
+
+    return differentiable
+
+
+@functools.cache
+def _torch_function() -> Any:
+    import torch
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, function: Callable[..., Any], *tensors: Any) -> Any:
+            outputs, ctx.gradient = function(*tensors)
+            return tuple(outputs)
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Any) -> Any:
+            return None, *ctx.gradient(list(upstream))
+
+    return Function
 
 
 def value_and_gradients(

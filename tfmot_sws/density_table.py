@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import compiled
+from tfmot_sws.binning import bin_sums
+from tfmot_sws.compilation import compiled, custom_gradient
 
 NUM_CELLS = 1024
 NUM_KNOTS = 6144
@@ -87,31 +88,47 @@ def total_negative_log_prob(weights: list[Tensor], mixture: MixtureTensors) -> T
         Scalar. Its gradient in each weight is that of the table's polynomial; its
         gradient in the mixture passes through the knots.
     """
-    slices = _slices(weights)
-    if sum(_size(part) for part in slices) < EXACT_BELOW:
-        return sum(ops.sum(negative_log_prob(part, mixture)) for part in slices)
+    if sum(_size(tensor) for tensor in weights) < EXACT_BELOW:
+        return sum(ops.sum(negative_log_prob(tensor, mixture)) for tensor in weights)
     table = _tabulate(mixture)
-    return sum(_slice_total(part, table) for part in slices)
+    histogram, slopes = 0.0, []
+    for tensor in weights:
+        part, slope = _read_slices(ops.stop_gradient(tensor), table)
+        histogram += part
+        slopes.append(slope)
+    # The polynomial's powers are summed per knot interval: the value is then linear in
+    # the coefficients, through which the mixture gets its exact gradient.
+    value = ops.sum(ops.stop_gradient(histogram) * table.values)
+    return with_gradients(value, weights, slopes)
 
 
-def _slices(weights: list[Tensor]) -> list[Tensor]:
-    """All weights as flat tensors of at most `SLICE` entries, small ones joined."""
-    slices: list[Tensor] = []
-    pending: list[Tensor] = []
-    room = SLICE
-    for flat in (ops.reshape(tensor, (-1,)) for tensor in weights):
-        start = 0
-        while start < _size(flat):
-            part = flat[start : start + room]
-            start += _size(part)
-            room -= _size(part)
-            pending.append(part)
-            if room == 0:
-                slices.append(ops.concatenate(pending))
-                pending, room = [], SLICE
-    if pending:
-        slices.append(ops.concatenate(pending))
-    return slices
+def with_gradients(value: Tensor, tensors: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    """The value, which hands the given gradients on to the tensors, times its own.
+
+    Args:
+        value: scalar; a gradient of its own is handed on as well.
+        tensors: of any shapes; not read.
+        gradients: one for each of them, of its shape.
+    """
+
+    @custom_gradient
+    def linked(value: Tensor, *_: Tensor) -> tuple[list[Tensor], Any]:
+        def gradient(upstream: list[Tensor]) -> list[Tensor]:
+            return [upstream[0], *(upstream[0] * g for g in gradients)]
+
+        return [value], gradient
+
+    return linked(value, *tensors)[0]
+
+
+def _read_slices(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
+    """Histogram and slopes of a tensor, in slices where it is large."""
+    if _size(weights) <= SLICE:
+        return _read(weights, table)
+    flat = ops.reshape(weights, (-1,))
+    parts = [_read(flat[i : i + SLICE], table) for i in range(0, _size(weights), SLICE)]
+    slopes = ops.concatenate([slope for _, slope in parts])
+    return sum(part for part, _ in parts), ops.reshape(slopes, weights.shape)
 
 
 def _size(tensor: Tensor) -> int:
@@ -231,6 +248,22 @@ def _hermite(value_0: Tensor, value_1: Tensor, slope_0: Tensor, slope_1: Tensor)
 
 
 @compiled
+def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
+    """What the table says of some weights.
+
+    Returns:
+        Sums of place^0 ... place^3 over the weights in each knot interval, shape
+        (NUM_KNOTS, 4), and f'(w) of every weight.
+    """
+    interval, place = _locate(weights, table.cells)
+    # One gather a column: XLA fuses those into a single loop, a gather of rows not.
+    a, b, c, d = (ops.take(table.slopes[:, power], interval) for power in range(4))
+    slopes = a + place * (b + place * (c + place * d))
+    powers = (ops.ones_like(place), place, place**2, place**3)
+    sums = [bin_sums(power, interval, NUM_KNOTS) for power in powers]
+    return ops.stack(sums, axis=-1), slopes
+
+
 def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     """Knot interval (int32) and place in it (0..1) of every weight.
 
@@ -243,34 +276,3 @@ def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     position = (weights - left) * density
     interval = ops.clip(first + ops.floor(position), 0.0, NUM_KNOTS - 1.0)
     return ops.cast(interval, "int32"), position - (interval - first)
-
-
-@compiled
-def _histogram(interval: Tensor, place: Tensor) -> Tensor:
-    """Sums of place^0 ... place^3 over the weights in each interval: (NUM_KNOTS, 4)."""
-    powers = ops.stack([ops.ones_like(place), place, place**2, place**3], axis=-1)
-    return ops.segment_sum(powers, interval, NUM_KNOTS)
-
-
-@compiled
-def _slopes(coefficients: Tensor, interval: Tensor, place: Tensor) -> Tensor:
-    """f'(w) of every weight.
-
-    One gather a column: XLA fuses those into a single loop, a gather of rows not.
-    """
-    a, b, c, d = (ops.take(coefficients[:, power], interval) for power in range(4))
-    return a + place * (b + place * (c + place * d))
-
-
-def _slice_total(weights: Tensor, table: _Table) -> Tensor:
-    """Sum of f over one slice, with the gradients of the module's docstring.
-
-    The polynomial's powers are summed per knot interval: the value is then linear in
-    the coefficients, through which the mixture gets its exact gradient. The weights get
-    theirs from a term that is zero in value.
-    """
-    fixed = ops.stop_gradient(weights)
-    interval, place = _locate(fixed, table.cells)
-    value = ops.sum(ops.stop_gradient(_histogram(interval, place)) * table.values)
-    slope = ops.stop_gradient(_slopes(table.slopes, interval, place))
-    return value + ops.sum((weights - fixed) * slope)

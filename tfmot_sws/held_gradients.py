@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfmot_sws.compilation import value_and_gradients
-from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob
+from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob, with_gradients
 from tfmot_sws.prior import GaussianMixturePrior
 
 Tensor = Any
@@ -67,7 +67,7 @@ class HeldGradients(keras.layers.Layer):
         mixture = prior.tensors()
         value, gradients = self._value_and_gradients([*weights, *mixture])
         size = sum(int(np.prod(w.shape)) for w in weights)
-        return _with_gradients(value, [*weights, *mixture], gradients) + prior.hyperprior_loss(
+        return with_gradients(value, [*weights, *mixture], gradients) + prior.hyperprior_loss(
             mixture, size
         )
 
@@ -115,16 +115,3 @@ def _evaluate(tensors: list[Tensor]) -> list[Tensor]:
 
     value, gradients = value_and_gradients(total, tensors)
     return [value, *gradients]
-
-
-def _with_gradients(value: Tensor, tensors: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """The value, which hands the given gradients on to the tensors."""
-
-    @ops.custom_gradient
-    def linked(value: Tensor, *_: Tensor) -> tuple[Tensor, Any]:
-        def gradient(upstream: Tensor) -> list[Tensor]:
-            return [upstream, *(upstream * g for g in gradients)]
-
-        return value, gradient
-
-    return linked(value, *tensors)
