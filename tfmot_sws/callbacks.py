@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.mixture import entropy_bits
 from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_wrapped
 from tfmot_sws.prior import GaussianMixturePrior
 from tfmot_sws.schedules import Schedule, constant, linear
 
@@ -77,7 +78,7 @@ class AnnealAndMerge(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped."""
-        if not isinstance(self.model, SoftWeightSharing):
+        if not is_wrapped(self.model):
             raise ValueError(
                 "AnnealAndMerge works on a model wrapped by apply_soft_weight_sharing; "
                 f"received {type(self.model).__name__}."
@@ -168,12 +169,14 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
 
     In front, so that what they write to the logs reaches every other callback.
     """
-    if isinstance(callbacks, keras.callbacks.CallbackList):
+    if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
         present = any(isinstance(c, kind) for c in callbacks.callbacks)
         if not present:
             callbacks.append(kind())
         return callbacks, not present
-    listed = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
+    listed = callbacks or []
+    if not isinstance(listed, list | tuple):
+        listed = [listed]
     first = [c for c in listed if isinstance(c, kind)]
     rest = [c for c in listed if not isinstance(c, kind)]
     return (first or [kind()]) + rest, not first
@@ -205,8 +208,9 @@ def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: flo
 
 
 def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
-    optimizer = model.optimizer
-    return model.variables + (list(optimizer.variables) if optimizer is not None else [])
+    variables = getattr(model.optimizer, "variables", [])
+    # In tf_keras it may be a method.
+    return [*model.variables, *(variables() if callable(variables) else variables)]
 
 
 def _read_state(model: SoftWeightSharing) -> list[NDArray]:

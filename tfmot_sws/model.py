@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.hyperpriors import BetaHyperprior
+from tfmot_sws.model_view import is_tf_keras, is_wrapped, view_of
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
 from tfmot_sws.selection import (
     Selector,
@@ -87,14 +89,21 @@ def apply_soft_weight_sharing(
         _check_positive("complexity_weight", complexity_weight)
     if train_size is not None:
         _check_positive("train_size", train_size)
-    choices = choose_weights(model, include, exclude)
+    view = view_of(model)
+    choices = choose_weights(view, include, exclude)
+    wrapper: Any = SoftWeightSharing
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter import wrapper as tf_keras_wrapper
+
+        wrapper = tf_keras_wrapper.SoftWeightSharing
+        choices = tf_keras_wrapper.only_replaceable(model, choices)
     groups = group_by_scope(choices, scope)
-    check_finite(model)
+    check_finite(view)
     priors = [
         GaussianMixturePrior(num_components, zero_proportion=zero_proportion, options=options)
         for _ in groups
     ]
-    wrapped = SoftWeightSharing(
+    wrapped = wrapper(
         model,
         priors,
         groups,
@@ -281,28 +290,7 @@ class SoftWeightSharing(keras.Model):
         Raises:
             ValueError: when the number of training examples is needed and unknown.
         """
-        from tfmot_sws.callbacks import AnnealAndMerge, put_first
-
-        bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        arguments = bound.arguments
-        arguments.pop("self")
-        if self.train_size is None:
-            train_size = count_examples(
-                arguments.get("x"),
-                batch_size=arguments.get("batch_size"),
-                steps_per_epoch=arguments.get("steps_per_epoch"),
-                validation_split=arguments.get("validation_split") or 0.0,
-            )
-            self._set_train_size(train_size)
-        callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
-        if added:
-            warnings.warn(
-                "fit() was called without an AnnealAndMerge callback, so the default one "
-                "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
-                stacklevel=2,
-            )
-        arguments["callbacks"] = callbacks
-        return super().fit(**arguments)
+        return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
@@ -331,6 +319,47 @@ class SoftWeightSharing(keras.Model):
         return cls(inner, priors, config.pop("groups"), choices, **config)
 
 
+def fit_arguments(
+    fit: Callable[..., Any],
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    count: Callable[..., int] = count_examples,
+) -> dict[str, Any]:
+    """The arguments of a wrapper's `fit` by name, with an `AnnealAndMerge` among them.
+
+    The model's `train_size` is set where it was unknown.
+
+    Args:
+        fit: the function whose arguments these are.
+        model: the wrapper.
+        args: positional arguments, without the model.
+        kwargs: named arguments.
+        count: counts the training examples, as `count_examples` does.
+    """
+    from tfmot_sws.callbacks import AnnealAndMerge, put_first
+
+    arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
+    arguments.pop("self")
+    if model.train_size is None:
+        train_size = count(
+            arguments.get("x"),
+            batch_size=arguments.get("batch_size"),
+            steps_per_epoch=arguments.get("steps_per_epoch"),
+            validation_split=arguments.get("validation_split") or 0.0,
+        )
+        model._set_train_size(train_size)
+    callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
+    if added:
+        warnings.warn(
+            "fit() was called without an AnnealAndMerge callback, so the default one "
+            "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
+            stacklevel=3,
+        )
+    arguments["callbacks"] = callbacks
+    return arguments
+
+
 def _join(variables: list[keras.Variable]) -> Tensor:
     """All entries of some variables as one flat float32 tensor."""
     return ops.concatenate([ops.reshape(ops.cast(v, "float32"), (-1,)) for v in variables])
@@ -356,20 +385,16 @@ def _whole_step_gains_from_jit() -> bool:
 
 
 def _check_model(model: Any) -> None:
-    if isinstance(model, SoftWeightSharing):
+    if is_wrapped(model):
         raise ValueError(
             f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
             "it with strip_soft_weight_sharing before wrapping again."
         )
-    if type(model).__module__.split(".")[0] == "tf_keras" or any(
-        base.__module__.startswith("tf_keras") for base in type(model).__mro__
-    ):
-        raise TypeError(
-            f"{type(model).__name__} is a tf_keras (Keras 2) model; a Keras 3 model is "
-            "expected. Rebuild it with `import keras` and copy the weights: "
-            "new_model.set_weights(old_model.get_weights())."
-        )
-    if not isinstance(model, keras.Model):
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.wrapper import check_model
+
+        check_model(model)
+    elif not isinstance(model, keras.Model):
         raise TypeError(
             f"A keras.Model is expected; received {type(model).__name__}. Wrap a single "
             "layer in keras.Sequential first."

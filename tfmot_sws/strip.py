@@ -7,6 +7,7 @@ from keras import ops
 
 from tfmot_sws.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_wrapped, view_of
 from tfmot_sws.rebuild import finalize, float32_clone
 
 
@@ -26,7 +27,7 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
         TypeError: `model` is not wrapped (also when it was stripped already).
         ValueError: it has not been trained since it was wrapped.
     """
-    if not isinstance(model, SoftWeightSharing):
+    if not is_wrapped(model):
         raise TypeError(
             "strip_soft_weight_sharing expects a model wrapped by "
             f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
@@ -39,12 +40,13 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
             "fit(..., callbacks=[AnnealAndMerge()]) first."
         )
     plain = float32_clone(model.inner)
-    values = {id(v): ops.convert_to_numpy(v) for v in model.inner.variables}
+    sources = getattr(model, "inner_view", model.inner).variables
+    values = {id(v): ops.convert_to_numpy(v) for v in sources}
     groups = zip(model.priors, model.shared_variables, model.assignments(), strict=True)
     for prior, variables, slots in groups:
         means = ops.convert_to_numpy(prior.tensors().means)
         values.update({id(v): means[part] for v, part in zip(variables, slots, strict=True)})
-    for source, target in zip(model.inner.variables, plain.variables, strict=True):
+    for source, target in zip(sources, view_of(plain).variables, strict=True):
         target.assign(values[id(source)])
     finalize(plain)
     return plain
@@ -65,12 +67,12 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
     Raises:
         TypeError: `model` is still wrapped.
     """
-    if isinstance(model, SoftWeightSharing):
+    if is_wrapped(model):
         raise TypeError(
             "get_codebooks reads a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
         )
-    arrays = {v.path: ops.convert_to_numpy(v) for v in model.weights}
+    arrays = {v.path: ops.convert_to_numpy(v) for v in view_of(model).weights}
     return {
         path: ClusteredTensor.from_array(values)
         for path, values in arrays.items()
