@@ -20,7 +20,20 @@ from tfmot_sws.schedules import Schedule, constant, linear
 _UPDATES = 500
 
 
-class AnnealAndMerge(keras.callbacks.Callback):
+class _RunsInTfKeras:
+    """What the `fit` of tf_keras asks of a callback beyond what that of Keras 3 does."""
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     """Anneals the prior, snaps the weights, merges components, and logs.
 
     Every setting is a function of the training fraction (epoch and batch over all epochs

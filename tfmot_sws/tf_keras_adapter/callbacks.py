@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tf_keras
 
+from tfmot_sws.callbacks import AnnealAndMerge
+
 _HOOKS = [
     *(f"on_epoch_{when}" for when in ("begin", "end")),
     *(f"on_{what}_{when}" for what in ("train", "test", "predict") for when in ("begin", "end")),
@@ -46,6 +48,10 @@ def for_tf_keras(callbacks: Any) -> Any:
     """Callbacks as the `fit` of tf_keras takes them; a `CallbackList` is left as it is."""
     if not isinstance(callbacks, list):
         return callbacks
-    return [
-        Forwarding(c) if isinstance(c, keras.callbacks.Callback) else c for c in callbacks
-    ]
+    return [Forwarding(c) if _needs_forwarding(c) else c for c in callbacks]
+
+
+def _needs_forwarding(callback: Any) -> bool:
+    """`AnnealAndMerge` runs in either `fit` as it is."""
+    is_keras3 = isinstance(callback, keras.callbacks.Callback)
+    return is_keras3 and not isinstance(callback, AnnealAndMerge)

@@ -183,7 +183,7 @@ def parse_config(
 ) -> tuple[Any, list[GaussianMixturePrior], list[WeightChoice], dict[str, Any]]:
     """The objects in a wrapper's configuration, and what else is in it."""
     config = dict(config)
-    inner = tf_keras.saving.deserialize_keras_object(config.pop("inner"), custom_objects)
+    inner = tf_keras.layers.deserialize(config.pop("inner"), custom_objects)
     priors = [GaussianMixturePrior.from_config(prior) for prior in config.pop("priors")]
     choices = [
         WeightChoice(**{**choice, "shape": tuple(choice["shape"])})
