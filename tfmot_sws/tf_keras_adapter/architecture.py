@@ -22,16 +22,25 @@ _SAFE_NAMES: Final = re.compile(
 )
 
 
+# States of random generators and their like, which are no weights of the model.
+_SLACK: Final = 1024
+
+
 @contextlib.contextmanager
 def _limited(sizes: Sequence[int]) -> Iterator[None]:
-    left = [sum(sizes)]
+    largest, total = max(sizes, default=0), sum(sizes)
+    made: dict[int, int] = {}
 
+    # TensorFlow may ask for one variable several times, on its way to the one that it makes.
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         shape = tuple(kwargs.get("shape") or ())
-        left[0] -= math.prod(shape)
-        if left[0] < 0:
+        if math.prod(shape) > max(largest, _SLACK):
             raise too_large(shape)
-        return next_creator(**kwargs)
+        variable = next_creator(**kwargs)
+        made[id(variable)] = math.prod(variable.shape)
+        if sum(made.values()) > total + _SLACK:
+            raise too_large(tuple(variable.shape))
+        return variable
 
     with tf.variable_creator_scope(create):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 import tf_keras
 
 policy = tf_keras.mixed_precision.global_policy
@@ -29,4 +30,16 @@ def clone_with(
         clone = tf_keras.saving.deserialize_keras_object(edit(config), safe_mode=False)
     if not clone.built:
         raise ValueError(advice)
+    _show_inputs(model, clone)
     return clone
+
+
+def _show_inputs(model: tf_keras.Model, clone: tf_keras.Model) -> None:
+    """Calls a clone once on zeros, for a subclassed model learns its inputs by a call."""
+    spec = model.save_spec()
+    if spec is None or clone.save_spec() is not None:
+        return
+    args, kwargs = tf.nest.map_structure(
+        lambda s: tf.zeros([n or 1 for n in s.shape], s.dtype), spec
+    )
+    clone(*args, **kwargs)
