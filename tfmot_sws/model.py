@@ -27,7 +27,7 @@ from tfmot_sws.train_size import count_examples
 Tensor = Any
 
 
-def apply_soft_weight_sharing(
+def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     model: keras.Model,
     *,
     num_components: int = 16,
@@ -38,6 +38,7 @@ def apply_soft_weight_sharing(
     scope: str = "model",
     zero_proportion: float | BetaHyperprior = 0.99,
     options: PriorOptions | None = None,
+    preserve_sparsity: bool = False,
 ) -> SoftWeightSharing:
     """Wraps a pretrained model so that ordinary training compresses it.
 
@@ -63,6 +64,9 @@ def apply_soft_weight_sharing(
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
             `BetaHyperprior` to learn it.
         options: widths, hyperpriors and learning rates of the mixture.
+        preserve_sparsity: keep weights of kernels that are exactly zero, as after
+            `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
+            to the zero component. Biases train on from zero as ever.
 
     Returns:
         The wrapped model, not compiled. Its predictions are those of `model`.
@@ -110,6 +114,7 @@ def apply_soft_weight_sharing(
         choices,
         complexity_weight=complexity_weight,
         train_size=train_size,
+        preserve_sparsity=preserve_sparsity,
     )
     for prior, variables in zip(priors, wrapped.shared_variables, strict=True):
         prior.fit_initial([ops.convert_to_numpy(v) for v in variables])
@@ -144,6 +149,7 @@ class SoftWeightSharing(keras.Model):
         choices: what was decided about each of `inner.weights`.
         complexity_weight: tau, the value that schedules scale; `None` for the default.
         train_size: N, or `None` while unknown.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
 
     Attributes:
         inner: the user's model.
@@ -162,6 +168,7 @@ class SoftWeightSharing(keras.Model):
         *,
         complexity_weight: float | None,
         train_size: int | None,
+        preserve_sparsity: bool = False,
         name: str | None = None,
     ) -> None:
         name = name or f"soft_weight_sharing_{inner.name}"
@@ -172,6 +179,7 @@ class SoftWeightSharing(keras.Model):
         self.shared_weights = list(choices)
         self.base_complexity_weight = complexity_weight
         self.train_size = train_size
+        self.preserve_sparsity = preserve_sparsity
         self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
         self.complexity_sum = self._scalar("complexity_sum", 0.0)
@@ -210,8 +218,21 @@ class SoftWeightSharing(keras.Model):
             flat = ops.convert_to_numpy(prior.assign(_join(variables)))
             ends = np.cumsum([np.prod(v.shape, dtype=int) for v in variables])
             parts = np.split(flat, ends[:-1])
-            slots.append([p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)])
+            shaped = [p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)]
+            for variable, part in zip(variables, shaped, strict=True):
+                if self._keeps_zeros(variable):
+                    part[ops.convert_to_numpy(variable) == 0] = 0
+            slots.append(shaped)
         return slots
+
+    def _keeps_zeros(self, variable: keras.Variable) -> bool:
+        return self.preserve_sparsity and len(variable.shape) > 1
+
+    def _without_zeros(self, variable: keras.Variable, tensor: Tensor) -> Tensor:
+        """The tensor, but zero and without a gradient where a zero is to be kept."""
+        if not self._keeps_zeros(variable):
+            return tensor
+        return ops.where(ops.equal(variable, 0), ops.zeros_like(tensor), tensor)
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is left to build: the wrapped model and the priors are built."""
@@ -245,7 +266,10 @@ class SoftWeightSharing(keras.Model):
         for prior, variables in zip(self.priors, self.shared_variables, strict=True):
             flat = _join(variables)
             parts = _split(prior.snap(flat, share), variables)
-            snapped.extend(zip(variables, parts, strict=True))
+            snapped.extend(
+                (v, self._without_zeros(v, part))
+                for v, part in zip(variables, parts, strict=True)
+            )
         return snapped
 
     def _complexity_loss(self) -> Tensor:
@@ -257,7 +281,9 @@ class SoftWeightSharing(keras.Model):
                 "apply_soft_weight_sharing."
             )
         loss = sum(
-            prior.complexity_loss([ops.cast(v, "float32") for v in variables])
+            prior.complexity_loss(
+                [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
+            )
             for prior, variables in zip(self.priors, self.shared_variables, strict=True)
         )
         loss = loss * self.complexity_weight.value / float(self.train_size)
@@ -301,6 +327,7 @@ class SoftWeightSharing(keras.Model):
             "choices": [vars(choice) for choice in self.shared_weights],
             "complexity_weight": self.base_complexity_weight,
             "train_size": self.train_size,
+            "preserve_sparsity": self.preserve_sparsity,
             "name": self.name,
         }
 

@@ -29,10 +29,13 @@ class Sharing:
     inner: Any
     priors: list[GaussianMixturePrior]
     train_size: int | None
+    preserve_sparsity: bool
     shared_variables: list[list[VariableView]]
     inner_view: ModelView
 
     assignments = keras3.SoftWeightSharing.assignments
+    _keeps_zeros = keras3.SoftWeightSharing._keeps_zeros
+    _without_zeros = keras3.SoftWeightSharing._without_zeros
     _snapped_weights = keras3.SoftWeightSharing._snapped_weights
     _complexity_loss = keras3.SoftWeightSharing._complexity_loss
     _set_train_size = keras3.SoftWeightSharing._set_train_size
@@ -44,6 +47,7 @@ class Sharing:
         choices: list[WeightChoice],
         complexity_weight: float | None,
         train_size: int | None,
+        preserve_sparsity: bool,
     ) -> None:
         """Takes over the mixtures; `inner` is built."""
         view = ModelView(self.inner)
@@ -67,6 +71,7 @@ class Sharing:
             shared_weights=list(choices),
             base_complexity_weight=complexity_weight,
             train_size=train_size,
+            preserve_sparsity=preserve_sparsity,
             _groups=[list(group) for group in groups],
             _replacement=Replacement([places[id(v.value)] for group in shared for v in group]),
         )
@@ -92,6 +97,7 @@ class Sharing:
             "choices": [vars(choice) for choice in self.shared_weights],
             "complexity_weight": self.base_complexity_weight,
             "train_size": self.train_size,
+            "preserve_sparsity": self.preserve_sparsity,
         }
 
 
@@ -109,6 +115,7 @@ class SoftWeightSharing(Sharing, tf_keras.Model):
         choices: what was decided about each of `inner.weights`.
         complexity_weight: tau, the value that schedules scale; `None` for the default.
         train_size: N, or `None` while unknown.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
     """
 
     def __init__(
@@ -120,13 +127,16 @@ class SoftWeightSharing(Sharing, tf_keras.Model):
         *,
         complexity_weight: float | None,
         train_size: int | None,
+        preserve_sparsity: bool = False,
         name: str | None = None,
     ) -> None:
         # The policy of `inner` stays its own: the mixture is computed in float32.
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        self._share(priors, groups, choices, complexity_weight, train_size)
+        self._share(
+            priors, groups, choices, complexity_weight, train_size, preserve_sparsity
+        )
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
