@@ -27,7 +27,13 @@ def pruned(library, name="sequential"):
 def train(library, tau=1e-4, name="sequential", **kwargs):
     model, zeros = pruned(library, name)
     shared = sws.apply_soft_weight_sharing(
-        model, num_components=8, complexity_weight=tau, preserve_sparsity=True, **kwargs
+        model,
+        num_components=8,
+        complexity_weight=tau,
+        preserve_sparsity=True,
+        # The default would set all weights of so small a model to zero.
+        options=sws.PriorOptions(assignment_width=0.3),
+        **kwargs,
     )
     shared.compile(library.optimizers.Adam(0.005), loss="mse")
     data = make_data(name, np.random.default_rng(1))

@@ -13,7 +13,12 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.hyperpriors import BetaHyperprior
-from tfmot_sws.model_view import is_tf_keras, is_wrapped, view_of
+from tfmot_sws.model_view import (
+    is_layer_of_tf_keras,
+    is_tf_keras,
+    is_wrapped,
+    view_of,
+)
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
 from tfmot_sws.selection import (
     Selector,
@@ -50,12 +55,14 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     component fixed at zero, and N the number of training examples.
 
     Args:
-        model: a built Keras 3 model with pretrained weights: Sequential, Functional or
-            subclassed.
+        model: a built Keras 3 or tf_keras model with pretrained weights: Sequential,
+            Functional or subclassed. Of tf_keras also a single layer, which need not be
+            built, or a list of layers, as tfmot takes them: each gets a mixture of its own.
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
             `None`: `default_complexity_weight` of the number of training examples.
-        train_size: N >= 1. `None`: worked out from the data at the first `fit`.
+        train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
+            layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or
             a predicate on them. `None`: all trainable kernels and embeddings, and the
             biases that lie within the range of the kernels.
@@ -69,10 +76,12 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             to the zero component. Biases train on from zero as ever.
 
     Returns:
-        The wrapped model, not compiled. Its predictions are those of `model`.
+        The wrapped model, not compiled. Its predictions are those of `model`. For a layer
+        the wrapped layer, for a list a list.
 
     Raises:
-        TypeError: `model` is not a Keras 3 model.
+        TypeError: `model` is neither a Keras 3 nor a tf_keras model.
+        RuntimeError: it is of tf_keras, and Keras does not run on TensorFlow.
         ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
             nothing to share, or an argument is out of range.
 
@@ -88,25 +97,35 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression",
         ICLR 2017.
     """
-    _check_model(model)
     if complexity_weight is not None:
         _check_positive("complexity_weight", complexity_weight)
     if train_size is not None:
         _check_positive("train_size", train_size)
+
+    def make_prior() -> GaussianMixturePrior:
+        return GaussianMixturePrior(
+            num_components, zero_proportion=zero_proportion, options=options
+        )
+
+    if is_layer_of_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.layers import LayerSettings, wrap_layers
+
+        settings = LayerSettings(
+            complexity_weight, train_size, include, exclude, preserve_sparsity
+        )
+        return wrap_layers(model, make_prior, settings)
+    _check_model(model)
     view = view_of(model)
     choices = choose_weights(view, include, exclude)
     wrapper: Any = SoftWeightSharing
     if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter import wrapper as tf_keras_wrapper
+        from tfmot_sws.tf_keras_adapter import places, wrapper as tf_keras_wrapper
 
         wrapper = tf_keras_wrapper.SoftWeightSharing
-        choices = tf_keras_wrapper.only_replaceable(model, choices)
+        choices = places.only_replaceable(model, choices)
     groups = group_by_scope(choices, scope)
     check_finite(view)
-    priors = [
-        GaussianMixturePrior(num_components, zero_proportion=zero_proportion, options=options)
-        for _ in groups
-    ]
+    priors = [make_prior() for _ in groups]
     wrapped = wrapper(
         model,
         priors,

@@ -11,6 +11,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tfmot_sws.selection import WeightChoice
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -113,3 +115,26 @@ def _as_read(place: Place, tensor: tf.Tensor) -> tf.Tensor:
 def _is_cast(variable: tf.Variable) -> bool:
     """Whether mixed precision casts this variable where it is read; tf_keras hides that."""
     return any(base.__name__ == "AutoCastVariable" for base in type(variable).__mro__)
+
+
+def only_replaceable(model: tf_keras.layers.Layer, choices: list[WeightChoice]) -> list[WeightChoice]:
+    """The choices without variables that the layers do not hold as attributes.
+
+    Raises:
+        ValueError: no variable is left to share.
+    """
+    places = find_places(model)
+    kept = [
+        choice
+        if id(variable) in places or not choice.shared
+        else dataclasses.replace(
+            choice, shared=False, reason="not an attribute of its layer, or in a list or dict of it"
+        )
+        for choice, variable in zip(choices, model.weights, strict=True)
+    ]
+    if not any(choice.shared for choice in kept):
+        raise ValueError(
+            f"Model '{model.name}' holds none of the variables to share as an attribute of "
+            "a layer, or in a list or dict that is one; in tf_keras only those can be shared."
+        )
+    return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -225,31 +224,7 @@ def check_model(model: Any) -> None:
             "tf_keras models need Keras on TensorFlow; the backend is "
             f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before importing keras."
         )
-    if not isinstance(model, tf_keras.Model):
+    if not isinstance(model, tf_keras.layers.Layer):
         raise TypeError(
-            f"A tf_keras.Model is expected; received {type(model).__name__}. Wrap a single "
-            "layer in tf_keras.Sequential first."
+            "A model or layer of tf_keras is expected; received " + type(model).__name__ + "."
         )
-
-
-def only_replaceable(model: tf_keras.Model, choices: list[WeightChoice]) -> list[WeightChoice]:
-    """The choices without variables that the layers do not hold as attributes.
-
-    Raises:
-        ValueError: no variable is left to share.
-    """
-    places = find_places(model)
-    kept = [
-        choice
-        if id(variable) in places or not choice.shared
-        else dataclasses.replace(
-            choice, shared=False, reason="not an attribute of its layer, or in a list or dict of it"
-        )
-        for choice, variable in zip(choices, model.weights, strict=True)
-    ]
-    if not any(choice.shared for choice in kept):
-        raise ValueError(
-            f"Model '{model.name}' holds none of the variables to share as an attribute of "
-            "a layer, or in a list or dict that is one; in tf_keras only those can be shared."
-        )
-    return kept
