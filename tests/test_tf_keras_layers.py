@@ -81,6 +81,8 @@ def test_train_size_is_asked_for():
         sws.apply_soft_weight_sharing(tf_keras.layers.Dense(3))
 
 
+# tf_keras recommends its newer format.
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model"])
 def test_saved_and_loaded_in_the_scope(name, tmp_path):
     clone, _ = chosen_layers()
