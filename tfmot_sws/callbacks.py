@@ -257,7 +257,13 @@ def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
 
 
 def _read_state(model: SoftWeightSharing) -> list[NDArray]:
-    return [ops.convert_to_numpy(v) for v in _state_variables(model)]
+    return [_values(v) for v in _state_variables(model)]
+
+
+def _values(variable: Any) -> NDArray:
+    """The values of a Keras 3 variable, or of a tf.Variable that may have replicas."""
+    is_keras3 = isinstance(variable, keras.Variable)
+    return ops.convert_to_numpy(variable) if is_keras3 else np.asarray(variable.numpy())
 
 
 def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
@@ -266,4 +272,4 @@ def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
 
 
 def _is_finite(model: SoftWeightSharing) -> bool:
-    return all(np.all(np.isfinite(ops.convert_to_numpy(v))) for v in model.trainable_variables)
+    return all(np.all(np.isfinite(_values(v))) for v in model.trainable_variables)

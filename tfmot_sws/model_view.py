@@ -106,7 +106,7 @@ class VariableView:
         self.trainable = trainable
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
-        return np.array(self.value, dtype=dtype)
+        return np.array(self.numpy(), dtype=dtype)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         import tensorflow as tf
@@ -115,7 +115,7 @@ class VariableView:
 
     def numpy(self) -> NDArray:
         """The values."""
-        return np.array(self.value)
+        return np.array(self.value.numpy())
 
     def assign(self, values: Any) -> None:
         """Sets the values."""
