@@ -57,7 +57,9 @@ def test_zeros_stay_exactly_zero(library, name):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_zeros_belong_to_the_zero_component(library):
     shared, zeros = train(LIBRARIES[library])
-    kernels = [(s, z) for s, z in zip(shared.assignments()[0], zeros, strict=True) if s.ndim > 1]
+    kernels = [
+        (s, z) for s, z in zip(shared.assignments()[0], zeros, strict=True) if s.ndim > 1
+    ]
     assert all(np.all(slots[kept] == 0) for slots, kept in kernels)
 
 

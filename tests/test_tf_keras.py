@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from tf_keras_families import BUILDERS, make_data, sequential, subclassed
+from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
 
@@ -60,7 +60,9 @@ def test_variables_are_back_in_place(trained):
     shared(trained[2][0], training=False)
     after = [w.numpy() for w in shared.inner.weights]
     assert len(before) <= len(after)
-    assert all(any(a is b.value for a in shared.inner.weights) for b in shared.inner_view.weights)
+    assert all(
+        any(a is b.value for a in shared.inner.weights) for b in shared.inner_view.weights
+    )
 
 
 def test_reloaded_model_is_the_same(trained):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tf_keras
 import tensorflow_model_optimization as tfmot
-from tf_keras_families import make_data, nested, sequential
+import tf_keras
+from tf_keras_families import make_data, sequential
 
 import tfmot_sws as sws
 
@@ -58,7 +58,9 @@ def test_layers_may_be_wrapped_before_they_are_built():
 
 
 def test_a_list_of_layers():
-    layers = wrap([tf_keras.Input((10,)), *sequential(tf_keras).layers, tf_keras.layers.ReLU()][1:])
+    layers = wrap(
+        [tf_keras.Input((10,)), *sequential(tf_keras).layers, tf_keras.layers.ReLU()][1:]
+    )
     model = tf_keras.Sequential([tf_keras.Input((10,)), *layers])
     assert np.all(np.diff(train(model)["loss"]) < 0)
     plain = sws.strip_soft_weight_sharing(model)
@@ -101,7 +103,9 @@ def test_saved_and_loaded_in_the_scope(name, tmp_path):
 
 
 def test_schedules_of_tfmot_say_when():
-    polynomial = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.8, begin_step=4, end_step=8, power=1)
+    polynomial = tfmot.sparsity.keras.PolynomialDecay(
+        0.0, 0.8, begin_step=4, end_step=8, power=1
+    )
     constant = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=8)
     model = sws.apply_soft_weight_sharing(sequential(tf_keras), complexity_weight=1e-3)
     callback = sws.AnnealAndMerge(snap=polynomial, complexity=constant)

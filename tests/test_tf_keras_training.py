@@ -206,7 +206,9 @@ def test_mixed_precision(policy, name):
 
 def test_mirrored_strategy_trains_as_one_device():
     # In a process of its own, for TensorFlow makes its devices but once.
-    assert float(run_python("""
+    assert (
+        float(
+            run_python("""
 import numpy as np, tensorflow as tf, tf_keras
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -230,4 +232,7 @@ def train(strategy):
 
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 print(np.abs(train(two) - train(tf.distribute.get_strategy())).max())
-""")) < 1e-4
+""")
+        )
+        < 1e-4
+    )

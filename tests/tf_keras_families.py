@@ -84,7 +84,9 @@ def subclassed():
     return model
 
 
-BUILDERS = {f.__name__: f for f in (sequential, functional, nested, attention, recurrent, separable)}
+BUILDERS = {
+    f.__name__: f for f in (sequential, functional, nested, attention, recurrent, separable)
+}
 
 
 def make_data(name, generator):

@@ -180,7 +180,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _apply(self, fraction: float) -> None:
         factor, snap = self.complexity(fraction), self.snap(fraction)
         for part in self._parts:
-            part.complexity_weight.assign(part.base_complexity_weight * factor)
+            part.complexity_weight.assign((part.base_complexity_weight or 0.0) * factor)
             part.snap.assign(snap)
             for prior in part.priors:
                 prior.set_widths(self.stddev(fraction), self.assignment(fraction))

@@ -119,7 +119,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     choices = choose_weights(view, include, exclude)
     wrapper: Any = SoftWeightSharing
     if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter import places, wrapper as tf_keras_wrapper
+        from tfmot_sws.tf_keras_adapter import places
+        from tfmot_sws.tf_keras_adapter import wrapper as tf_keras_wrapper
 
         wrapper = tf_keras_wrapper.SoftWeightSharing
         choices = places.only_replaceable(model, choices)

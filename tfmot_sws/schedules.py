@@ -94,6 +94,7 @@ class StepSchedule:
         self.num_steps: int | None = None
 
     def __call__(self, fraction: float) -> float:
+        """The value at a training fraction."""
         if self.num_steps is None:
             raise ValueError("A schedule of steps needs num_steps, which `fit` sets.")
         step = round(fraction * self.num_steps)

@@ -30,5 +30,9 @@ def soft_weight_sharing_scope() -> AbstractContextManager[Any]:
 
     classes = (SoftWeightSharing, SoftWeightSharingLayer)
     return tf_keras.saving.custom_object_scope(
-        {name: kind for kind in classes for name in (kind.__name__, f"tfmot_sws>{kind.__name__}")}
+        {
+            name: kind
+            for kind in classes
+            for name in (kind.__name__, f"tfmot_sws>{kind.__name__}")
+        }
     )

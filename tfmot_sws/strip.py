@@ -47,9 +47,7 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
 
         return copy_float32(strip_layers(model))
     plain = float32_clone(model.inner)
-    for values, target in zip(
-        stripped_values(model), view_of(plain).variables, strict=True
-    ):
+    for values, target in zip(stripped_values(model), view_of(plain).variables, strict=True):
         target.assign(values)
     finalize(plain)
     return plain

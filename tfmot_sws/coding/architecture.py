@@ -168,12 +168,14 @@ def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | No
     """What in a configuration is not safe to load, if anything; collects its own classes."""
     if not isinstance(config, list | tuple | dict):
         return None
-    name = config.get("class_name") if isinstance(config, dict) else None
-    if name is not None and name not in _PLAIN:
-        problem = _class_problem(config, objects, library)
-        if problem:
-            return problem
-    items = config.values() if isinstance(config, dict) else config
+    items = config
+    if isinstance(config, dict):
+        items = config.values()
+        name = config.get("class_name")
+        if name is not None and name not in _PLAIN:
+            problem = _class_problem(config, objects, library)
+            if problem:
+                return problem
     return next(filter(None, (_problem(item, objects, library) for item in items)), None)
 
 
@@ -191,12 +193,9 @@ def _class_problem(
     if found is not None:
         objects[key] = found
         return None
-    if isinstance(config.get("config"), dict) and isinstance(
-        config["config"].get("vocabulary"), str
-    ):
-        return "a vocabulary that is read from another file"
-    if library.is_unsafe(config):
-        return f"{name!r} of {str(config.get('config'))[:200]}, which may do anything"
+    problem = _settings_problem(config, library)
+    if problem:
+        return problem
     modules = library.function_modules if is_function else library.class_modules
     if isinstance(module, str) and modules.fullmatch(module):
         return None
@@ -204,3 +203,12 @@ def _class_problem(
         f"{name!r} of {module!r}, which is neither Keras' own nor registered with "
         "keras.saving.register_keras_serializable nor in custom_objects"
     )
+
+
+def _settings_problem(config: dict[str, Any], library: Library) -> str | None:
+    settings = config.get("config")
+    if isinstance(settings, dict) and isinstance(settings.get("vocabulary"), str):
+        return "a vocabulary that is read from another file"
+    if library.is_unsafe(config):
+        return f"{config['class_name']!r} of {str(settings)[:200]}, which may do anything"
+    return None

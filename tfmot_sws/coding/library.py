@@ -39,7 +39,7 @@ class Library:
     """
 
     name: str
-    model: type
+    model: type[Any]
     serialize: Callable[[Any], dict[str, Any]]
     deserialize: Callable[..., Any]
     registered: Callable[..., Any]

@@ -182,7 +182,7 @@ class _Arrays(Sequence[NDArray[Any]]):
         return np.asarray(ops.convert_to_numpy(variable)).astype(variable.dtype, copy=False)
 
 
-def _check_model(model: keras.Model) -> None:
+def _check_model(model: Any) -> None:
     if is_wrapped(model):
         raise TypeError(
             "A compressed file holds a stripped model; received a wrapped one. Call "

@@ -11,7 +11,11 @@ from tfmot_sws.callbacks import AnnealAndMerge
 
 _HOOKS = [
     *(f"on_epoch_{when}" for when in ("begin", "end")),
-    *(f"on_{what}_{when}" for what in ("train", "test", "predict") for when in ("begin", "end")),
+    *(
+        f"on_{what}_{when}"
+        for what in ("train", "test", "predict")
+        for when in ("begin", "end")
+    ),
     *(
         f"on_{what}_batch_{when}"
         for what in ("train", "test", "predict")

@@ -117,7 +117,9 @@ def _is_cast(variable: tf.Variable) -> bool:
     return any(base.__name__ == "AutoCastVariable" for base in type(variable).__mro__)
 
 
-def only_replaceable(model: tf_keras.layers.Layer, choices: list[WeightChoice]) -> list[WeightChoice]:
+def only_replaceable(
+    model: tf_keras.layers.Layer, choices: list[WeightChoice]
+) -> list[WeightChoice]:
     """The choices without variables that the layers do not hold as attributes.
 
     Raises:
@@ -128,7 +130,9 @@ def only_replaceable(model: tf_keras.layers.Layer, choices: list[WeightChoice]) 
         choice
         if id(variable) in places or not choice.shared
         else dataclasses.replace(
-            choice, shared=False, reason="not an attribute of its layer, or in a list or dict of it"
+            choice,
+            shared=False,
+            reason="not an attribute of its layer, or in a list or dict of it",
         )
         for choice, variable in zip(choices, model.weights, strict=True)
     ]

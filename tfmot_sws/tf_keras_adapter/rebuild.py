@@ -11,6 +11,7 @@ import tf_keras
 policy = tf_keras.mixed_precision.global_policy
 set_policy = tf_keras.mixed_precision.set_global_policy
 
+
 def clone_with(
     model: tf_keras.Model, edit: Callable[[Any], Any], advice: str
 ) -> tf_keras.Model:

@@ -16,6 +16,9 @@ from tfmot_sws.tf_keras_adapter.callbacks import for_tf_keras
 from tfmot_sws.tf_keras_adapter.places import Replacement, find_places
 from tfmot_sws.train_size import count_examples
 
+# Its methods are borrowed, which work on any object with its attributes.
+_KERAS_3: Any = keras3.SoftWeightSharing
+
 
 class Sharing:
     """What wrapped tf_keras models and layers have in common.
@@ -27,17 +30,22 @@ class Sharing:
 
     inner: Any
     priors: list[GaussianMixturePrior]
+    shared_weights: list[WeightChoice]
+    base_complexity_weight: float | None
+    add_loss: Any
+    _groups: list[list[int]]
+    _replacement: Replacement
     train_size: int | None
     preserve_sparsity: bool
     shared_variables: list[list[VariableView]]
     inner_view: ModelView
 
-    assignments = keras3.SoftWeightSharing.assignments
-    _keeps_zeros = keras3.SoftWeightSharing._keeps_zeros
-    _without_zeros = keras3.SoftWeightSharing._without_zeros
-    _snapped_weights = keras3.SoftWeightSharing._snapped_weights
-    _complexity_loss = keras3.SoftWeightSharing._complexity_loss
-    _set_train_size = keras3.SoftWeightSharing._set_train_size
+    assignments = _KERAS_3.assignments
+    _keeps_zeros = _KERAS_3._keeps_zeros
+    _without_zeros = _KERAS_3._without_zeros
+    _snapped_weights = _KERAS_3._snapped_weights
+    _complexity_loss = _KERAS_3._complexity_loss
+    _set_train_size = _KERAS_3._set_train_size
 
     def _share(
         self,
@@ -133,9 +141,7 @@ class SoftWeightSharing(Sharing, tf_keras.Model):
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        self._share(
-            priors, groups, choices, complexity_weight, train_size, preserve_sparsity
-        )
+        self._share(priors, groups, choices, complexity_weight, train_size, preserve_sparsity)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
