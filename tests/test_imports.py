@@ -78,7 +78,7 @@ ALLOWED = {
     },
     "report": {"codebook", "coding", "model_view"},
     "model_graph": set(),
-    "batch_norm": {"codebook", "model_graph", "rebuild"},
+    "batch_norm": {"codebook", "model_graph", "model_view", "rebuild"},
     # .tflite files.
     "tflite_converter": {"model_view"},
     "tflite_file": set(),

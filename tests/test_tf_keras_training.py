@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from test_imports import run_python
 from tf_keras_families import BUILDERS, make_data, sequential
 
 import tfmot_sws as sws
+from tfmot_sws.coding import architecture
 
 DATA = make_data("sequential", np.random.default_rng(0))
 
@@ -103,6 +105,60 @@ def test_nan_brings_the_last_good_state_back():
         fit(shared, (np.full_like(DATA[0], np.nan), DATA[1]), epochs=2)
     for one, other in zip(before[:4], shared.get_weights()[:4], strict=True):
         assert np.all(np.isfinite(other)), one
+
+
+def test_keras_must_run_on_tensorflow():
+    code = """
+import os
+os.environ["KERAS_BACKEND"] = "jax"
+import tf_keras, tfmot_sws
+model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
+try:
+    tfmot_sws.apply_soft_weight_sharing(model)
+except RuntimeError as error:
+    print("KERAS_BACKEND=tensorflow" in str(error))
+"""
+    assert run_python(code) == "True"
+
+
+def test_batch_norm_is_not_folded():
+    with pytest.raises(TypeError, match="takes Keras 3 models"):
+        sws.fold_batch_norm(BUILDERS["functional"](tf_keras))
+
+
+# Files from strangers.
+
+
+def stored(tmp_path, layer):
+    inputs = tf_keras.Input((4,))
+    model = tf_keras.Model(inputs, layer(tf_keras.layers.Dense(2)(inputs)))
+    sws.save_compressed(model, tmp_path / "model.sws")
+    return sws.load_compressed(tmp_path / "model.sws")
+
+
+def test_arithmetic_between_layers_is_stored(tmp_path):
+    assert stored(tmp_path, lambda x: x * 2.0 + 1.0)(np.zeros((1, 4))).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "layer", [tf.io.encode_base64, tf_keras.layers.Lambda(lambda x: x)], ids=["name", "code"]
+)
+def test_functions_that_may_do_anything_are_turned_down(layer, tmp_path):
+    def apply(x):
+        return layer(tf.strings.as_string(x) if layer is tf.io.encode_base64 else x)
+
+    with pytest.raises(ValueError, match="cannot be stored with"):
+        stored(tmp_path, apply)
+
+
+def test_architecture_that_asks_for_more_memory_is_turned_down():
+    model = sequential(tf_keras)
+    text = architecture.describe(model)
+    kinds = architecture.variables_of(model)
+    hostile = text.replace(b'"units": 16'.replace(b" ", b""), b'"units":90000000')
+    assert hostile != text
+    with pytest.raises(sws.CompressedFileError, match="does not hold"):
+        architecture.trial(hostile, kinds, None)
 
 
 # Layers that train and infer differently.

@@ -168,7 +168,7 @@ def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | No
     """What in a configuration is not safe to load, if anything; collects its own classes."""
     if not isinstance(config, list | tuple | dict):
         return None
-    items = config
+    items: Any = config
     if isinstance(config, dict):
         items = config.values()
         name = config.get("class_name")
