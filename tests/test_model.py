@@ -67,15 +67,6 @@ def test_nan_weights_are_named():
         sws.apply_soft_weight_sharing(model)
 
 
-def test_tf_keras_model_is_turned_down():
-    class Fake:
-        pass
-
-    Fake.__module__ = "tf_keras.src.engine.sequential"
-    with pytest.raises(TypeError, match=r"tf_keras \(Keras 2\) model.*set_weights"):
-        sws.apply_soft_weight_sharing(Fake())
-
-
 def test_other_objects_are_turned_down():
     with pytest.raises(TypeError, match=r"keras\.Model is expected; received Dense"):
         sws.apply_soft_weight_sharing(keras.layers.Dense(3))

@@ -153,3 +153,15 @@ def test_check_finite_names_the_variable(bad):
 @pytest.mark.parametrize("build", [sequential, functional, nested])
 def test_check_finite_passes_healthy_models(build):
     check_finite(build())
+
+
+class NamesItsWeights(keras.layers.Dense):
+    def get_clusterable_weights(self):
+        return [("bias", self.bias)]
+
+
+def test_layers_name_their_weights_as_tfmot_asks_them():
+    model = keras.Sequential([keras.Input((4,)), NamesItsWeights(3), keras.layers.Dense(2)])
+    shared = [c.shared for c in choose_weights(model, None, None)]
+    assert shared == [False, True, True, True]
+    assert [c.shared for c in choose_weights(model, "kernel", None)] == [True, False] * 2

@@ -15,6 +15,7 @@ from tfmot_sws.mixture import GaussianMixture
 from tfmot_sws.model import SoftWeightSharing, apply_soft_weight_sharing
 from tfmot_sws.prior import GaussianMixturePrior, LearningRates, PriorOptions
 from tfmot_sws.report import CompressionReport, compression_report
+from tfmot_sws.scopes import soft_weight_sharing_scope
 from tfmot_sws.selection import WeightChoice
 from tfmot_sws.strip import get_codebooks, strip_soft_weight_sharing
 from tfmot_sws.summaries import SoftWeightSharingSummaries
@@ -52,6 +53,7 @@ __all__ = [
     "place_on_int8_grid",
     "predict_tflite",
     "save_compressed",
+    "soft_weight_sharing_scope",
     "strip_soft_weight_sharing",
     "verify_tflite",
     "visualization",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.codebook import is_clustered
 from tfmot_sws.model_graph import edges, is_graph, rewire
+from tfmot_sws.model_view import is_tf_keras
 from tfmot_sws.rebuild import clone_with
 
 # How the factor of each output channel is shaped to multiply the layer's last kernel.
@@ -64,6 +65,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         received a BatchNorm have a bias.
 
     Raises:
+        TypeError: the model is of tf_keras.
         ValueError: the model is subclassed, so that nothing tells what its layers feed,
             or it cannot be rebuilt from its configuration.
 
@@ -73,6 +75,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         >>> [type(layer).__name__ for layer in fold_batch_norm(model).layers]
         ['Dense']
     """
+    if is_tf_keras(model):
+        raise TypeError(
+            f"fold_batch_norm takes Keras 3 models; received '{model.name}' of tf_keras. Build "
+            "the model with `import keras` and copy its weights, or share it as it is: zeros "
+            "stay zero, and weights='int8' keeps the clusters behind BatchNorm."
+        )
     if not is_graph(model):
         raise ValueError(
             f"fold_batch_norm needs a Functional or Sequential model; received "

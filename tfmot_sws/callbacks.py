@@ -12,14 +12,28 @@ from numpy.typing import NDArray
 
 from tfmot_sws.mixture import entropy_bits
 from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import wrapped_parts
 from tfmot_sws.prior import GaussianMixturePrior
-from tfmot_sws.schedules import Schedule, constant, linear
+from tfmot_sws.schedules import Schedule, StepSchedule, by_fraction, constant, linear
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 500
 
 
-class AnnealAndMerge(keras.callbacks.Callback):
+class _RunsInTfKeras:
+    """What the `fit` of tf_keras asks of a callback beyond what that of Keras 3 does."""
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     """Anneals the prior, snaps the weights, merges components, and logs.
 
     Every setting is a function of the training fraction (epoch and batch over all epochs
@@ -29,6 +43,11 @@ class AnnealAndMerge(keras.callbacks.Callback):
     Each epoch's logs gain `error_loss`, `complexity_loss`, `num_components` (alive),
     `zeros` (share of the shared weights, 0 to 1), `bits_per_weight` (entropy of the
     assignments) and `snap`.
+
+    A schedule of tfmot (`PolynomialDecay`, `ConstantSparsity`), which is one of steps, says
+    here when something happens, not how much: its sparsity over its final sparsity, from 0
+    to 1, takes the place of the factor or share. Its steps count over all epochs of the
+    `fit`. How sparse the model becomes is decided by tau.
 
     When the loss becomes NaN or infinite, training stops with a warning and the state at
     the end of the last good epoch comes back.
@@ -71,24 +90,29 @@ class AnnealAndMerge(keras.callbacks.Callback):
             raise ValueError(f"merge_threshold must be at least 0; received {merge_threshold}.")
         if not 0 <= merge_start <= 1:
             raise ValueError(f"merge_start must lie in [0, 1]; received {merge_start}.")
-        self.complexity = complexity or linear(0.0, 1.0, end=0.05)
-        self.stddev = stddev or constant(1.0)
-        self.assignment = assignment or linear(0.25, 1.0, start=0.05, end=0.6)
-        self.snap = snap or linear(0.0, 1.0, start=0.05, end=0.2)
-        self.dither = dither or linear(0.5, 0.0, start=0.35, end=0.85)
+        self.complexity = by_fraction(complexity) or linear(0.0, 1.0, end=0.05)
+        self.stddev = by_fraction(stddev) or constant(1.0)
+        self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)
+        self.snap = by_fraction(snap) or linear(0.0, 1.0, start=0.05, end=0.2)
+        self.dither = by_fraction(dither) or linear(0.5, 0.0, start=0.35, end=0.85)
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self._epoch = 0
+        self._parts: list[SoftWeightSharing] = []
         self._good_state: list[NDArray] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped."""
-        if not isinstance(self.model, SoftWeightSharing):
+        self._parts = wrapped_parts(self.model)
+        if not self._parts:
             raise ValueError(
                 "AnnealAndMerge works on a model wrapped by apply_soft_weight_sharing; "
                 f"received {type(self.model).__name__}."
             )
         self._good_state = None
+        for schedule in self._schedules():
+            if isinstance(schedule, StepSchedule):
+                schedule.num_steps = self._num_steps()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Merges, and sets the schedules for the first batch."""
@@ -96,13 +120,15 @@ class AnnealAndMerge(keras.callbacks.Callback):
         if self._good_state is None:
             self._good_state = _read_state(self.model)
         if self._fraction(0) >= self.merge_start:
-            for prior, counts in zip(self.model.priors, _counts(self.model), strict=True):
-                _merge(prior, counts, self.merge_threshold)
-        for held in self.model.held_gradients:
+            for part in self._parts:
+                for prior, counts in zip(part.priors, _counts(part), strict=True):
+                    _merge(prior, counts, self.merge_threshold)
+        for held in (held for part in self._parts for held in part.held_gradients):
             held.renew()
         self._apply(self._fraction(0))
-        self.model.complexity_sum.assign(0.0)
-        self.model.complexity_steps.assign(0.0)
+        for part in self._parts:
+            part.complexity_sum.assign(0.0)
+            part.complexity_steps.assign(0.0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules, where they have moved on noticeably."""
@@ -150,29 +176,42 @@ class AnnealAndMerge(keras.callbacks.Callback):
         epochs = self.params.get("epochs") or 1
         return max(1, round(steps * epochs / _UPDATES))
 
+    def _schedules(self) -> tuple[Schedule, ...]:
+        return self.complexity, self.stddev, self.assignment, self.snap, self.dither
+
+    def _num_steps(self) -> int:
+        """Steps of the whole training, which schedules by steps need."""
+        steps = self.params.get("steps")
+        if not steps:
+            raise ValueError(
+                "A schedule by steps, such as tfmot's, needs the number of steps an epoch. "
+                "Pass steps_per_epoch= to fit, or a schedule of tfmot_sws.schedules."
+            )
+        return int(steps * (self.params.get("epochs") or 1))
+
     def _apply(self, fraction: float) -> None:
-        model = self.model
-        tau = model.base_complexity_weight * self.complexity(fraction)
-        model.complexity_weight.assign(tau)
-        model.snap.assign(self.snap(fraction))
-        model.dither.assign(self.dither(fraction))
-        for prior in model.priors:
-            prior.set_widths(self.stddev(fraction), self.assignment(fraction))
+        factor, snap = self.complexity(fraction), self.snap(fraction)
+        dither = self.dither(fraction)
+        for part in self._parts:
+            part.complexity_weight.assign((part.base_complexity_weight or 0.0) * factor)
+            part.snap.assign(snap)
+            part.dither.assign(dither)
+            for prior in part.priors:
+                prior.set_widths(self.stddev(fraction), self.assignment(fraction))
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
-        model = self.model
-        steps = max(float(ops.convert_to_numpy(model.complexity_steps)), 1.0)
-        complexity = float(ops.convert_to_numpy(model.complexity_sum)) / steps
-        histograms = _counts(model)
+        complexity = sum(_mean_complexity(part) for part in self._parts)
+        histograms = [counts for part in self._parts for counts in _counts(part)]
         total = sum(counts.sum() for counts in histograms)
         bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
+        priors = [prior for part in self._parts for prior in part.priors]
         return {
             "error_loss": float(logs.get("loss", 0.0)) - complexity,
             "complexity_loss": complexity,
-            "num_components": sum(prior.alive_slots.size for prior in model.priors),
+            "num_components": sum(prior.alive_slots.size for prior in priors),
             "zeros": float(sum(counts[0] for counts in histograms) / total),
             "bits_per_weight": float(bits / total),
-            "snap": float(ops.convert_to_numpy(model.snap)),
+            "snap": float(ops.convert_to_numpy(self._parts[0].snap)),
         }
 
 
@@ -181,15 +220,23 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
 
     In front, so that what they write to the logs reaches every other callback.
     """
-    if isinstance(callbacks, keras.callbacks.CallbackList):
+    if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
         present = any(isinstance(c, kind) for c in callbacks.callbacks)
         if not present:
             callbacks.append(kind())
         return callbacks, not present
-    listed = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
+    listed = callbacks or []
+    if not isinstance(listed, list | tuple):
+        listed = [listed]
     first = [c for c in listed if isinstance(c, kind)]
     rest = [c for c in listed if not isinstance(c, kind)]
     return (first or [kind()]) + rest, not first
+
+
+def _mean_complexity(model: SoftWeightSharing) -> float:
+    """The complexity loss, averaged over the steps of the epoch."""
+    steps = max(float(ops.convert_to_numpy(model.complexity_steps)), 1.0)
+    return float(ops.convert_to_numpy(model.complexity_sum)) / steps
 
 
 def _counts(model: SoftWeightSharing) -> list[NDArray[np.intp]]:
@@ -218,12 +265,19 @@ def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: flo
 
 
 def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
-    optimizer = model.optimizer
-    return model.variables + (list(optimizer.variables) if optimizer is not None else [])
+    variables = getattr(model.optimizer, "variables", [])
+    # In tf_keras it may be a method.
+    return [*model.variables, *(variables() if callable(variables) else variables)]
 
 
 def _read_state(model: SoftWeightSharing) -> list[NDArray]:
-    return [ops.convert_to_numpy(v) for v in _state_variables(model)]
+    return [_values(v) for v in _state_variables(model)]
+
+
+def _values(variable: Any) -> NDArray:
+    """The values of a Keras 3 variable, or of a tf.Variable that may have replicas."""
+    is_keras3 = isinstance(variable, keras.Variable)
+    return ops.convert_to_numpy(variable) if is_keras3 else np.asarray(variable.numpy())
 
 
 def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
@@ -232,4 +286,4 @@ def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
 
 
 def _is_finite(model: SoftWeightSharing) -> bool:
-    return all(np.all(np.isfinite(ops.convert_to_numpy(v))) for v in model.trainable_variables)
+    return all(np.all(np.isfinite(_values(v))) for v in model.trainable_variables)

@@ -49,6 +49,13 @@ class HeldGradients(keras.layers.Layer):
         self._weights = [_held("pull", shape) for shape in shapes]
         self.built = True
 
+    @classmethod
+    def of(
+        cls, prior: GaussianMixturePrior, shapes: Sequence[tuple[int, ...]]
+    ) -> HeldGradients:
+        """For a prior over tensors of these shapes, with the period of its options."""
+        return cls(shapes, prior.num_components, period=prior.options.renewal_period)
+
     def renew(self) -> None:
         """Has the next step evaluate anew, as after a change of the mixture from outside."""
         self.age.assign(0.0)

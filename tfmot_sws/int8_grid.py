@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.model_view import view_of
 from tfmot_sws.rebuild import copy_float32
 from tfmot_sws.tflite_converter import quietly
 from tfmot_sws.tflite_file import constants, operators, parse
@@ -51,7 +52,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         [[0.0, 54.0], [-127.0, 127.0]]
     """
     placed = copy_float32(model)
-    for variable in placed.variables:
+    for variable in view_of(placed).variables:
         if _is_kernel(variable):
             variable.assign(_place(ops.convert_to_numpy(variable)))
     return placed

@@ -11,6 +11,7 @@ import keras
 
 from tfmot_sws import tflite_formats
 from tfmot_sws.batch_norm import warn_of_lost_clusters
+from tfmot_sws.model_view import is_wrapped
 from tfmot_sws.rebuild import computes_in_float32, copy_float32
 from tfmot_sws.tflite_converter import ExportError
 from tfmot_sws.tflite_formats import Job, first_examples
@@ -161,7 +162,7 @@ def _convert_and_verify(
 
 
 def _check(model: keras.Model, weights: str) -> None:
-    if hasattr(model, "priors"):
+    if is_wrapped(model):
         raise TypeError(
             "convert_to_tflite expects a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.hyperpriors import BetaHyperprior
+from tfmot_sws.model_view import (
+    is_layer_of_tf_keras,
+    is_tf_keras,
+    is_wrapped,
+    view_of,
+)
 from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
 from tfmot_sws.replica_losses import ReplicaLosses
 from tfmot_sws.selection import (
@@ -27,7 +34,7 @@ from tfmot_sws.train_size import count_examples, count_steps
 Tensor = Any
 
 
-def apply_soft_weight_sharing(
+def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     model: keras.Model,
     *,
     num_components: int = 16,
@@ -38,6 +45,7 @@ def apply_soft_weight_sharing(
     scope: str = "model",
     zero_proportion: float | BetaHyperprior = 0.99,
     options: PriorOptions | None = None,
+    preserve_sparsity: bool = False,
 ) -> SoftWeightSharing:
     """Wraps a pretrained model so that ordinary training compresses it.
 
@@ -49,12 +57,14 @@ def apply_soft_weight_sharing(
     component fixed at zero, and N the number of training examples.
 
     Args:
-        model: a built Keras 3 model with pretrained weights: Sequential, Functional or
-            subclassed.
+        model: a built Keras 3 or tf_keras model with pretrained weights: Sequential,
+            Functional or subclassed. Of tf_keras also a single layer, which need not be
+            built, or a list of layers, as tfmot takes them: each gets a mixture of its own.
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
             `None`: `default_complexity_weight` of the number of training examples.
-        train_size: N >= 1. `None`: worked out from the data at the first `fit`.
+        train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
+            layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or
             a predicate on them. `None`: all trainable kernels and embeddings, and the
             biases that lie within the range of the kernels.
@@ -63,12 +73,17 @@ def apply_soft_weight_sharing(
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
             `BetaHyperprior` to learn it.
         options: widths, hyperpriors and learning rates of the mixture.
+        preserve_sparsity: keep weights of kernels that are exactly zero, as after
+            `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
+            to the zero component. Biases train on from zero as ever.
 
     Returns:
-        The wrapped model, not compiled. Its predictions are those of `model`.
+        The wrapped model, not compiled. Its predictions are those of `model`. For a layer
+        the wrapped layer, for a list a list.
 
     Raises:
-        TypeError: `model` is not a Keras 3 model.
+        TypeError: `model` is neither a Keras 3 nor a tf_keras model.
+        RuntimeError: it is of tf_keras, and Keras does not run on TensorFlow.
         ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
             nothing to share, or an argument is out of range.
 
@@ -84,25 +99,44 @@ def apply_soft_weight_sharing(
         Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression",
         ICLR 2017.
     """
-    _check_model(model)
     if complexity_weight is not None:
         _check_positive("complexity_weight", complexity_weight)
     if train_size is not None:
         _check_positive("train_size", train_size)
-    choices = choose_weights(model, include, exclude)
+
+    def make_prior() -> GaussianMixturePrior:
+        return GaussianMixturePrior(
+            num_components, zero_proportion=zero_proportion, options=options
+        )
+
+    if is_layer_of_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.layers import LayerSettings, wrap_layers
+
+        settings = LayerSettings(
+            complexity_weight, train_size, include, exclude, preserve_sparsity
+        )
+        return wrap_layers(model, make_prior, settings)
+    _check_model(model)
+    view = view_of(model)
+    choices = choose_weights(view, include, exclude)
+    wrapper: Any = SoftWeightSharing
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter import places
+        from tfmot_sws.tf_keras_adapter import wrapper as tf_keras_wrapper
+
+        wrapper = tf_keras_wrapper.SoftWeightSharing
+        choices = places.only_replaceable(model, choices)
     groups = group_by_scope(choices, scope)
-    check_finite(model)
-    priors = [
-        GaussianMixturePrior(num_components, zero_proportion=zero_proportion, options=options)
-        for _ in groups
-    ]
-    wrapped = SoftWeightSharing(
+    check_finite(view)
+    priors = [make_prior() for _ in groups]
+    wrapped = wrapper(
         model,
         priors,
         groups,
         choices,
         complexity_weight=complexity_weight,
         train_size=train_size,
+        preserve_sparsity=preserve_sparsity,
     )
     for prior, variables in zip(priors, wrapped.shared_variables, strict=True):
         prior.fit_initial([ops.convert_to_numpy(v) for v in variables])
@@ -137,6 +171,7 @@ class SoftWeightSharing(keras.Model):
         choices: what was decided about each of `inner.weights`.
         complexity_weight: tau, the value that schedules scale; `None` for the default.
         train_size: N, or `None` while unknown.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
 
     Attributes:
         inner: the user's model.
@@ -156,6 +191,7 @@ class SoftWeightSharing(keras.Model):
         *,
         complexity_weight: float | None,
         train_size: int | None,
+        preserve_sparsity: bool = False,
         name: str | None = None,
     ) -> None:
         name = name or f"soft_weight_sharing_{inner.name}"
@@ -164,17 +200,14 @@ class SoftWeightSharing(keras.Model):
         self.priors = list(priors)
         self._groups = [list(group) for group in groups]
         self.held_gradients = [
-            HeldGradients(
-                [tuple(v.shape) for v in variables],
-                prior.num_components,
-                period=prior.options.renewal_period,
-            )
+            HeldGradients.of(prior, [tuple(v.shape) for v in variables])
             for prior, variables in zip(self.priors, self.shared_variables, strict=True)
         ]
         self.shared_weights = list(choices)
         self.base_complexity_weight = complexity_weight
         self.train_size = train_size
         self.steps_per_epoch: int | None = None
+        self.preserve_sparsity = preserve_sparsity
         self.complexity_weight = self._scalar("complexity_weight", complexity_weight or 0.0)
         self.snap = self._scalar("snap", 0.0)
         self.dither = self._scalar("dither", 0.0)
@@ -216,8 +249,21 @@ class SoftWeightSharing(keras.Model):
             flat = ops.convert_to_numpy(prior.assign(_join(variables)))
             ends = np.cumsum([np.prod(v.shape, dtype=int) for v in variables])
             parts = np.split(flat, ends[:-1])
-            slots.append([p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)])
+            shaped = [p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)]
+            for variable, part in zip(variables, shaped, strict=True):
+                if self._keeps_zeros(variable):
+                    part[ops.convert_to_numpy(variable) == 0] = 0
+            slots.append(shaped)
         return slots
+
+    def _keeps_zeros(self, variable: keras.Variable) -> bool:
+        return self.preserve_sparsity and len(variable.shape) > 1
+
+    def _without_zeros(self, variable: keras.Variable, tensor: Tensor) -> Tensor:
+        """The tensor, but zero and without a gradient where a zero is to be kept."""
+        if not self._keeps_zeros(variable):
+            return tensor
+        return ops.where(ops.equal(variable, 0), ops.zeros_like(tensor), tensor)
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is left to build: the wrapped model and the priors are built."""
@@ -256,8 +302,8 @@ class SoftWeightSharing(keras.Model):
         for prior, variables in zip(self.priors, self.shared_variables, strict=True):
             weights = [ops.cast(v, "float32") for v in variables]
             moved = prior.snap(weights, share, dither=dither, step=self.steps.value)
-            values = (ops.cast(m, v.dtype) for m, v in zip(moved, variables, strict=True))
-            snapped.extend(zip(variables, values, strict=True))
+            for v, tensor in zip(variables, moved, strict=True):
+                snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
         if training:
             self.steps.assign_add(1.0)
         return snapped
@@ -271,7 +317,9 @@ class SoftWeightSharing(keras.Model):
                 "apply_soft_weight_sharing."
             )
         loss = sum(
-            held.complexity_loss(prior, [ops.cast(v, "float32") for v in variables])
+            held.complexity_loss(
+                prior, [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
+            )
             for held, prior, variables in zip(
                 self.held_gradients, self.priors, self.shared_variables, strict=True
             )
@@ -307,30 +355,8 @@ class SoftWeightSharing(keras.Model):
             ValueError: when the number of training examples is needed and unknown.
             NotImplementedError: under `tf.distribute.MultiWorkerMirroredStrategy`.
         """
-        from tfmot_sws.callbacks import AnnealAndMerge, put_first
-
         _check_strategy(self)
-        bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        arguments = bound.arguments
-        arguments.pop("self")
-        if self.train_size is None:
-            train_size = count_examples(
-                arguments.get("x"),
-                batch_size=arguments.get("batch_size"),
-                steps_per_epoch=arguments.get("steps_per_epoch"),
-                validation_split=arguments.get("validation_split") or 0.0,
-            )
-            self._set_train_size(train_size)
-        self.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
-        callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
-        if added:
-            warnings.warn(
-                "fit() was called without an AnnealAndMerge callback, so the default one "
-                "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
-                stacklevel=2,
-            )
-        arguments["callbacks"] = callbacks
-        return super().fit(**arguments)
+        return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
@@ -341,6 +367,7 @@ class SoftWeightSharing(keras.Model):
             "choices": [vars(choice) for choice in self.shared_weights],
             "complexity_weight": self.base_complexity_weight,
             "train_size": self.train_size,
+            "preserve_sparsity": self.preserve_sparsity,
             "name": self.name,
         }
 
@@ -357,6 +384,48 @@ class SoftWeightSharing(keras.Model):
             for choice in config.pop("choices")
         ]
         return cls(inner, priors, config.pop("groups"), choices, **config)
+
+
+def fit_arguments(
+    fit: Callable[..., Any],
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    count: Callable[..., int] = count_examples,
+) -> dict[str, Any]:
+    """The arguments of a wrapper's `fit` by name, with an `AnnealAndMerge` among them.
+
+    The model's `train_size` is set where it was unknown.
+
+    Args:
+        fit: the function whose arguments these are.
+        model: the wrapper.
+        args: positional arguments, without the model.
+        kwargs: named arguments.
+        count: counts the training examples, as `count_examples` does.
+    """
+    from tfmot_sws.callbacks import AnnealAndMerge, put_first
+
+    arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
+    arguments.pop("self")
+    if model.train_size is None:
+        train_size = count(
+            arguments.get("x"),
+            batch_size=arguments.get("batch_size"),
+            steps_per_epoch=arguments.get("steps_per_epoch"),
+            validation_split=arguments.get("validation_split") or 0.0,
+        )
+        model._set_train_size(train_size)
+    model.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
+    callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
+    if added:
+        warnings.warn(
+            "fit() was called without an AnnealAndMerge callback, so the default one "
+            "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
+            stacklevel=3,
+        )
+    arguments["callbacks"] = callbacks
+    return arguments
 
 
 def _join(variables: list[keras.Variable]) -> Tensor:
@@ -387,20 +456,16 @@ def _check_strategy(model: SoftWeightSharing) -> None:
 
 
 def _check_model(model: Any) -> None:
-    if isinstance(model, SoftWeightSharing):
+    if is_wrapped(model):
         raise ValueError(
             f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
             "it with strip_soft_weight_sharing before wrapping again."
         )
-    if type(model).__module__.split(".")[0] == "tf_keras" or any(
-        base.__module__.startswith("tf_keras") for base in type(model).__mro__
-    ):
-        raise TypeError(
-            f"{type(model).__name__} is a tf_keras (Keras 2) model; a Keras 3 model is "
-            "expected. Rebuild it with `import keras` and copy the weights: "
-            "new_model.set_weights(old_model.get_weights())."
-        )
-    if not isinstance(model, keras.Model):
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.wrapper import check_model
+
+        check_model(model)
+    elif not isinstance(model, keras.Model):
         raise TypeError(
             f"A keras.Model is expected; received {type(model).__name__}. Wrap a single "
             "layer in keras.Sequential first."

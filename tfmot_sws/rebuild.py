@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras import ops
+
+from tfmot_sws.model_view import is_tf_keras, view_of
 
 Edit = Callable[[Any], Any]
 
@@ -26,6 +29,10 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
         "configuration. A subclassed model needs get_config() and a build() that creates "
         "its layers; see keras.saving.register_keras_serializable."
     )
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter import rebuild
+
+        return rebuild.clone_with(model, edit, advice)
     try:
         config = keras.saving.serialize_keras_object(model)
     except NotImplementedError as error:
@@ -51,13 +58,8 @@ def float32_clone(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: the model cannot be rebuilt from its configuration.
     """
-    policy = keras.config.dtype_policy()
-    # Layers that a subclassed model creates itself take the global policy.
-    keras.config.set_dtype_policy("float32")
-    try:
+    with _float32_policy(model):
         clone = clone_with(model, as_float32)
-    finally:
-        keras.config.set_dtype_policy(policy)
     if len(clone.variables) != len(model.variables):
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) has {len(model.variables)} "
@@ -67,6 +69,21 @@ def float32_clone(model: keras.Model) -> keras.Model:
     return clone
 
 
+@contextlib.contextmanager
+def _float32_policy(model: keras.Model) -> Iterator[None]:
+    """Has the layers that a subclassed model creates itself compute in float32."""
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.rebuild import policy, set_policy
+    else:
+        policy, set_policy = keras.config.dtype_policy, keras.config.set_dtype_policy
+    before = policy()
+    set_policy("float32")
+    try:
+        yield
+    finally:
+        set_policy(before)
+
+
 def copy_float32(model: keras.Model) -> keras.Model:
     """An uncompiled copy that computes in float32, with the same weights.
 
@@ -74,7 +91,8 @@ def copy_float32(model: keras.Model) -> keras.Model:
         ValueError: the model cannot be rebuilt from its configuration.
     """
     clone = float32_clone(model)
-    for source, target in zip(model.variables, clone.variables, strict=True):
+    pairs = zip(view_of(model).variables, view_of(clone).variables, strict=True)
+    for source, target in pairs:
         target.assign(ops.convert_to_numpy(source))
     finalize(clone)
     return clone
@@ -110,7 +128,8 @@ def as_float32(config: Any) -> Any:
         return type(config)(as_float32(item) for item in config)
     if not isinstance(config, dict):
         return config
-    if config.get("class_name") == "DTypePolicy":
+    # The latter is that of tf_keras.
+    if config.get("class_name") in ("DTypePolicy", "Policy"):
         return {**config, "config": {"name": "float32"}}
     return {key: as_float32(value) for key, value in config.items()}
 

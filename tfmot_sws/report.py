@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tfmot_sws.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.model_view import is_wrapped, view_of
 
 # What a narrow terminal goes without, the first one first.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
@@ -195,7 +196,7 @@ def compression_report(model: keras.Model) -> CompressionReport:
         >>> compression_report(model).dense_bytes == 4 * (8 * 4 + 4)
         True
     """
-    if hasattr(model, "priors"):
+    if is_wrapped(model):
         raise TypeError(
             "compression_report counts a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
@@ -205,10 +206,10 @@ def compression_report(model: keras.Model) -> CompressionReport:
             f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
             "batch of data."
         )
-    coded = _coded(model)
-    sizes = zip(model.variables, coded.variables, strict=True)
+    coded, view = _coded(model), view_of(model)
+    sizes = zip(view.variables, coded.variables, strict=True)
     coded_bytes = {id(variable): size for variable, (_, size) in sizes}
-    records = (_tensor_report(v, coded_bytes[id(v)]) for v in model.weights)
+    records = (_tensor_report(v, coded_bytes[id(v)]) for v in view.weights)
     return CompressionReport(tuple(records), coded)
 
 

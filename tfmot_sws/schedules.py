@@ -7,6 +7,7 @@ functions of the fraction, they fit trainings of 5 and of 100 epochs alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 Schedule = Callable[[float], float]
 
@@ -72,3 +73,40 @@ def _progress(start: float, end: float) -> Schedule:
     if start == end:
         return lambda fraction: float(fraction >= end)
     return lambda fraction: min(max((fraction - start) / (end - start), 0.0), 1.0)
+
+
+class StepSchedule:
+    """A schedule of steps, as those of tfmot are, as one of the training fraction.
+
+    The value is sparsity(step) over the sparsity at the schedule's end; 0 before
+    its first step. How often tfmot would prune (`frequency`) has no meaning here.
+
+    Args:
+        schedule: has `begin_step` and `end_step` (-1: without end); called with a step it
+            gives a pair of which the second is the sparsity.
+
+    Attributes:
+        num_steps: of the whole training; set before the first call.
+    """
+
+    def __init__(self, schedule: Any) -> None:
+        self._schedule = schedule
+        self.num_steps: int | None = None
+
+    def __call__(self, fraction: float) -> float:
+        """The value at a training fraction."""
+        if self.num_steps is None:
+            raise ValueError("A schedule of steps needs num_steps, which `fit` sets.")
+        step = round(fraction * self.num_steps)
+        if step < self._schedule.begin_step:
+            return 0.0
+        end = max(self._schedule.end_step, self._schedule.begin_step)
+        return self._sparsity(min(step, end)) / max(self._sparsity(end), 1e-9)
+
+    def _sparsity(self, step: int) -> float:
+        return float(self._schedule(step)[1])
+
+
+def by_fraction(schedule: Any) -> Any:
+    """A schedule of tfmot as a `StepSchedule`, any other as it is, `None` too."""
+    return StepSchedule(schedule) if hasattr(schedule, "begin_step") else schedule

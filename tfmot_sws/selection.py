@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmot_sws.model_view import claims
+
 Selector = str | Callable[[keras.Variable], bool]
 
 _BIAS = "bias"
@@ -44,7 +46,9 @@ def choose_weights(
         include: regular expression searched in the path, or a predicate on the variable.
             `None` takes what is trainable and not of a normalisation: kernels and
             embeddings (two dimensions or more), and biases unless they reach further
-            than every kernel, for the mixture covers the range of the kernels.
+            than every kernel, for the mixture covers the range of the kernels. Layers
+            with tfmot's `get_clusterable_weights` or `get_prunable_weights` decide on
+            their weights themselves.
         exclude: likewise, what to leave out; it overrules `include`.
 
     Raises:
@@ -53,7 +57,11 @@ def choose_weights(
     includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
     kernels = [v for v in model.trainable_weights if _is_float(v) and _is_kernel(v)]
     reach = max((_magnitude(v) for v in kernels), default=-1.0)
-    choices = [_choose(variable, includes, excludes, reach) for variable in model.weights]
+    named = claims(model)
+    choices = [
+        _choose(variable, includes, excludes, reach, named.get(id(variable)))
+        for variable in model.weights
+    ]
     if not any(choice.shared for choice in choices):
         listed = "\n".join(f"  {c.path} {c.shape}: {c.reason}" for c in choices)
         raise ValueError(
@@ -82,6 +90,7 @@ def _choose(
     includes: Callable[[keras.Variable], bool] | None,
     excludes: Callable[[keras.Variable], bool] | None,
     reach: float,
+    named: bool | None,
 ) -> WeightChoice:
     if not variable.trainable:
         shared, reason = False, "not trainable"
@@ -94,6 +103,8 @@ def _choose(
     elif includes is not None:
         shared = includes(variable)
         reason = "taken by include=" if shared else "not taken by include="
+    elif named is not None:
+        shared, reason = named, f"{'' if named else 'not '}named by its layer"
     elif _is_kernel(variable):
         shared, reason = True, "kernel"
     elif _BIAS in variable.name:

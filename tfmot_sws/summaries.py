@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_wrapped
 
 
 class SoftWeightSharingSummaries(keras.callbacks.Callback):
@@ -46,7 +46,7 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the file."""
-        if not isinstance(self.model, SoftWeightSharing):
+        if not is_wrapped(self.model):
             raise ValueError(
                 "SoftWeightSharingSummaries works on a model wrapped by "
                 f"apply_soft_weight_sharing; received {type(self.model).__name__}."

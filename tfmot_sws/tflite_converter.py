@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from tfmot_sws.model_view import is_tf_keras
+
 Configure = Callable[[Any], None]
 
 
@@ -43,13 +45,17 @@ def with_batch_of_one(model: keras.Model) -> keras.Model:
     if not getattr(model, "inputs", None):
         return model
 
+    if is_tf_keras(model):
+        import tf_keras as library
+    else:
+        library = keras
+
     def fix(tensor: Any) -> Any:
-        return keras.Input(
-            batch_shape=(1, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
-        )
+        shape = tuple(tensor.shape[1:])
+        return library.Input(shape, batch_size=1, dtype=tensor.dtype, name=tensor.name)
 
     inputs = keras.tree.map_structure(fix, input_structure(model))
-    return keras.Model(inputs, model(inputs), name=model.name)
+    return library.Model(inputs, model(inputs), name=model.name)
 
 
 def input_structure(model: keras.Model) -> Any:

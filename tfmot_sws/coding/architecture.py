@@ -5,28 +5,26 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import keras
 
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.library import Library, library_named, library_of
 from tfmot_sws.coding.table import VariableKind, fits
+from tfmot_sws.model_view import view_of
 from tfmot_sws.rebuild import walk
 
 CustomObjects = Mapping[str, Any] | None
 
-# Where Keras' own layers, operations, initializers and the like come from. Functions that
-# read or fetch files (keras.models, keras.utils, keras.saving) are not among them.
-_FUNCTIONS: Final = "activations|constraints|initializers|ops|random|regularizers"
-_CLASSES: Final = _FUNCTIONS + "|dtype_policies|layers|models|quantizers"
-_CLASS_MODULES: Final = re.compile(rf"keras((\.src)?\.({_CLASSES})(\.\w+)*)?")
-_FUNCTION_MODULES: Final = re.compile(rf"builtins|keras(\.src)?\.({_FUNCTIONS})(\.\w+)*")
 # Code, or other files, in the guise of a layer.
 _UNSAFE: Final = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 # Values that Keras writes in the form of a class.
 _PLAIN: Final = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
+
+# Says that a model is not one of Keras 3.
+_LIBRARY: Final = "library"
 
 
 def describe(model: keras.Model) -> bytes:
@@ -37,15 +35,18 @@ def describe(model: keras.Model) -> bytes:
     """
     advice = "Save it with weights_only=True, and load it with model= a model built by code."
     try:
-        config = keras.saving.serialize_keras_object(model)
+        library = library_of(model)
+        config = library.serialize(model)
         config.pop("compile_config", None)
+        if library.name:
+            config[_LIBRARY] = library.name
         text = json.dumps(config, separators=(",", ":"), ensure_ascii=False).encode()
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) has no configuration that can "
             f"be stored: {error}. {advice}"
         ) from error
-    problem = _problem(config, {}) or _asset_problem(model)
+    problem = _problem(config, {}, library) or _asset_problem(model)
     if problem:
         raise ValueError(f"Model '{model.name}' cannot be stored with {problem}. {advice}")
     return text
@@ -88,10 +89,10 @@ def trial(
             or refers to anything but Keras' own classes, registered and custom ones.
     """
     objects = _checked_objects(text, custom_objects)
-    largest = max((math.prod(shape) for shape, _ in variables), default=0)
+    sizes = [math.prod(shape) for shape, _ in variables]
     # Keras keeps pending variables by thread: those of the trial end with its thread.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        wanted = thread.submit(_trial_variables, text, objects, largest).result()
+        wanted = thread.submit(_trial_variables, text, objects, sizes).result()
     if len(wanted) != len(variables) or not all(map(fits, wanted, variables)):
         raise CompressedFileError(
             f"The architecture has {len(wanted)} variables, the file {len(variables)}, and "
@@ -103,36 +104,27 @@ def trial(
 
 def variables_of(model: keras.Model) -> list[VariableKind]:
     """Shape and dtype of all variables of a model, in their order."""
-    return [(tuple(v.shape), v.dtype) for v in model.variables]
+    return [(tuple(v.shape), v.dtype) for v in view_of(model).variables]
 
 
-class _NoMemoryScope(keras.StatelessScope):
-    """Lets a model be built without weights; any larger than expected ends it."""
-
-    def __init__(self, max_size: int) -> None:
-        super().__init__(initialize_variables=False)
-        self._max_size = max_size
-
-    def get_current_value(self, variable: keras.Variable) -> Any:
-        if math.prod(variable.shape) > self._max_size:
-            raise CompressedFileError(
-                f"The architecture asks for a variable of shape {tuple(variable.shape)}, "
-                "which the file does not hold. Do not use the file."
-            )
-        return super().get_current_value(variable)
-
-
-def _trial_variables(text: bytes, objects: dict[str, Any], max_size: int) -> list[VariableKind]:
-    with _NoMemoryScope(max_size):
+def _trial_variables(
+    text: bytes, objects: dict[str, Any], sizes: list[int]
+) -> list[VariableKind]:
+    with _library_of(json.loads(text)).limited(sizes):
         return variables_of(_build(text, objects))
 
 
+def _library_of(config: dict[str, Any]) -> Library:
+    return library_named(config.get(_LIBRARY))
+
+
 def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
+    # Keras changes the configuration that it is given: parse it for every build.
+    config = json.loads(text)
+    library = _library_of(config)
+    config.pop(_LIBRARY, None)
     try:
-        # Keras changes the configuration that it is given: parse it for every build.
-        model = keras.saving.deserialize_keras_object(
-            json.loads(text), custom_objects=objects, safe_mode=True
-        )
+        model = library.deserialize(config, custom_objects=objects, safe_mode=True)
     except CompressedFileError:
         raise
     # Keras and custom classes raise what they like at a config that is not theirs.
@@ -142,7 +134,7 @@ def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
             f"The architecture cannot be built ({type(error).__name__}: {reason}). The file "
             "is damaged, or was written by another version of Keras or of a custom class."
         ) from error
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, library.model):
         raise CompressedFileError(
             f"The architecture is a {type(model).__name__}, no model. Do not use the file."
         )
@@ -154,13 +146,13 @@ def _checked_objects(text: bytes, custom_objects: CustomObjects) -> dict[str, An
     objects = dict(custom_objects or {})
     try:
         config = json.loads(text)
-        problem = _problem(config, objects)
+        problem = _problem(config, objects, _library_of(config)) if _is_dict(config) else None
     except (ValueError, RecursionError) as error:
         raise CompressedFileError(
             f"The architecture is not readable ({type(error).__name__}). The file is "
             "damaged; copy or download it again."
         ) from error
-    if not isinstance(config, dict) or problem:
+    if not _is_dict(config) or problem:
         raise CompressedFileError(
             f"The architecture is not loaded, since it has {problem or 'no class'}. Do not "
             "use the file unless you know where that comes from."
@@ -168,21 +160,28 @@ def _checked_objects(text: bytes, custom_objects: CustomObjects) -> dict[str, An
     return objects
 
 
-def _problem(config: Any, objects: dict[str, Any]) -> str | None:
+def _is_dict(config: Any) -> bool:
+    return isinstance(config, dict)
+
+
+def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | None:
     """What in a configuration is not safe to load, if anything; collects its own classes."""
-    if isinstance(config, list):
-        return next(filter(None, (_problem(item, objects) for item in config)), None)
-    if not isinstance(config, dict):
+    if not isinstance(config, list | tuple | dict):
         return None
-    name = config.get("class_name")
-    if name is not None and name not in _PLAIN:
-        problem = _class_problem(config, objects)
-        if problem:
-            return problem
-    return next(filter(None, (_problem(item, objects) for item in config.values())), None)
+    items: Any = config
+    if isinstance(config, dict):
+        items = config.values()
+        name = config.get("class_name")
+        if name is not None and name not in _PLAIN:
+            problem = _class_problem(config, objects, library)
+            if problem:
+                return problem
+    return next(filter(None, (_problem(item, objects, library) for item in items)), None)
 
 
-def _class_problem(config: dict[str, Any], objects: dict[str, Any]) -> str | None:
+def _class_problem(
+    config: dict[str, Any], objects: dict[str, Any], library: Library
+) -> str | None:
     name, module = config["class_name"], config.get("module")
     if name in _UNSAFE:
         return f"{name!r}, which holds code and not data"
@@ -190,18 +189,26 @@ def _class_problem(config: dict[str, Any], objects: dict[str, Any]) -> str | Non
     key = config.get("config") if is_function else config.get("registered_name") or name
     if not isinstance(key, str) or not isinstance(name, str):
         return f"a class without a name ({str(config)[:60]!r})"
-    found = keras.saving.get_registered_object(key, custom_objects=objects)
+    found = library.registered(key, custom_objects=objects)
     if found is not None:
         objects[key] = found
         return None
-    if isinstance(config.get("config"), dict) and isinstance(
-        config["config"].get("vocabulary"), str
-    ):
-        return "a vocabulary that is read from another file"
-    modules = _FUNCTION_MODULES if is_function else _CLASS_MODULES
+    problem = _settings_problem(config, library)
+    if problem:
+        return problem
+    modules = library.function_modules if is_function else library.class_modules
     if isinstance(module, str) and modules.fullmatch(module):
         return None
     return (
         f"{name!r} of {module!r}, which is neither Keras' own nor registered with "
         "keras.saving.register_keras_serializable nor in custom_objects"
     )
+
+
+def _settings_problem(config: dict[str, Any], library: Library) -> str | None:
+    settings = config.get("config")
+    if isinstance(settings, dict) and isinstance(settings.get("vocabulary"), str):
+        return "a vocabulary that is read from another file"
+    if library.is_unsafe(config):
+        return f"{config['class_name']!r} of {str(settings)[:200]}, which may do anything"
+    return None

@@ -22,9 +22,11 @@ from tfmot_sws.coding.architecture import (
 )
 from tfmot_sws.coding.container import Section, frame, parse_sections, write_sections
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.library import library_of
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
 from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
+from tfmot_sws.model_view import is_wrapped, view_of
 from tfmot_sws.rebuild import finalize
 
 
@@ -75,7 +77,7 @@ def save_compressed(
             0. A variable with a magnitude above 65504, or with NaN, stays float32.
 
     Raises:
-        TypeError: `model` is still wrapped, or no Keras 3 model.
+        TypeError: `model` is still wrapped, or no Keras model.
         ValueError: it is not built; its architecture cannot be stored or rebuilt (it has
             lambdas, say) and `weights_only` is off; or a dtype cannot be stored.
 
@@ -156,7 +158,7 @@ def encode_model(
     """The bytes of a model; the arguments are those of `save_compressed`."""
     _check_model(model)
     architecture = b"" if weights_only else encode_text(describe(model))
-    arrays = _Arrays(model.variables)
+    arrays = _Arrays(view_of(model).variables)
     return EncodedModel(architecture, encode_tensors(arrays, float16_rest=float16_rest))
 
 
@@ -180,14 +182,14 @@ class _Arrays(Sequence[NDArray[Any]]):
         return np.asarray(ops.convert_to_numpy(variable)).astype(variable.dtype, copy=False)
 
 
-def _check_model(model: keras.Model) -> None:
-    if hasattr(model, "priors"):
+def _check_model(model: Any) -> None:
+    if is_wrapped(model):
         raise TypeError(
             "A compressed file holds a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
         )
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras 3 model; received {type(model).__name__}.")
+    if not isinstance(model, library_of(model).model):
+        raise TypeError(f"Expected a Keras model; received {type(model).__name__}.")
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
@@ -196,7 +198,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _check_size(model: keras.Model, encoded: EncodedModel) -> None:
-    size = sum(int(np.prod(v.shape)) for v in model.variables)
+    size = sum(int(np.prod(v.shape)) for v in view_of(model).variables)
     if size > max_entries(encoded.size):
         raise ValueError(
             f"The {size} weights of model '{model.name}' take {encoded.size} bytes only: "
@@ -205,14 +207,13 @@ def _check_size(model: keras.Model, encoded: EncodedModel) -> None:
 
 
 def _check_variables(model: keras.Model, entries: list[TensorEntry]) -> None:
-    if len(model.variables) != len(entries):
+    variables = view_of(model).variables
+    if len(variables) != len(entries):
         raise ValueError(
-            f"Model '{model.name}' has {len(model.variables)} variables, the file "
+            f"Model '{model.name}' has {len(variables)} variables, the file "
             f"{len(entries)}. Build the model with the code that built the stored one."
         )
-    for variable, kind, entry in zip(
-        model.variables, variables_of(model), entries, strict=True
-    ):
+    for variable, kind, entry in zip(variables, variables_of(model), entries, strict=True):
         if not fits(kind, entry.kind):
             raise ValueError(
                 f"Variable '{variable.path}' is {variable.dtype} of shape "
@@ -222,7 +223,7 @@ def _check_variables(model: keras.Model, entries: list[TensorEntry]) -> None:
 
 
 def _fill(model: keras.Model, tensors: Iterable[StoredTensor]) -> keras.Model:
-    for variable, tensor in zip(model.variables, tensors, strict=True):
+    for variable, tensor in zip(view_of(model).variables, tensors, strict=True):
         variable.assign(tensor.array().astype(variable.dtype, copy=False))
     finalize(model)
     return model

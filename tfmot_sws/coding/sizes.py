@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfmot_sws.coding.model_file import encode_model
+from tfmot_sws.model_view import view_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def coded_sizes(
         "indices": len(tensors.indices),
         "rest": len(tensors.rest),
     }
-    paths = (variable.path for variable in model.variables)
+    paths = (variable.path for variable in view_of(model).variables)
     return CodedSizes(
         **parts,
         framing=encoded.size - sum(parts.values()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_wrapped
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.style import DENSITY, OTHERS, ZERO, new_axes, tidy
 from tfmot_sws.visualization.weights import Weights, pair_weights
@@ -212,6 +212,6 @@ class Bands:
 
 
 def _own_mixture(model: Any) -> GaussianMixture | None:
-    if isinstance(model, SoftWeightSharing) and len(model.priors) == 1:
+    if is_wrapped(model) and len(model.priors) == 1:
         return model.priors[0].mixture()
     return None

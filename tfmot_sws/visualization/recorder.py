@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_wrapped
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.movement import MovementPanels
 from tfmot_sws.visualization.style import require_matplotlib
@@ -87,7 +87,7 @@ class WeightMovementRecorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Takes the pretrained weights and the first frame."""
-        if not isinstance(self.model, SoftWeightSharing):
+        if not is_wrapped(self.model):
             raise ValueError(
                 "WeightMovementRecorder works on a model wrapped by "
                 f"apply_soft_weight_sharing; received {type(self.model).__name__}."

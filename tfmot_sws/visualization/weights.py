@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from tfmot_sws.model import SoftWeightSharing
+from tfmot_sws.model_view import is_tf_keras, is_wrapped, view_of
 from tfmot_sws.selection import choose_weights
 
 Weights = keras.Model | Mapping[str, ArrayLike] | ArrayLike
@@ -39,9 +39,10 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
         >>> [array.shape for array in read_weights(dense).values()]
         [(4, 3), (3,)]
     """
-    if not isinstance(model, SoftWeightSharing):
-        choices = choose_weights(model, None, None)
-        pairs = zip(model.weights, choices, strict=True)
+    if not is_wrapped(model):
+        view = view_of(model)
+        choices = choose_weights(view, None, None)
+        pairs = zip(view.weights, choices, strict=True)
         return {v.path: _copy(v) for v, choice in pairs if choice.shared}
     groups = zip(model.priors, model.shared_variables, model.assignments(), strict=True)
     share = float(ops.convert_to_numpy(model.snap)) if snapped else 0.0
@@ -60,7 +61,7 @@ def _copy(variable: keras.Variable) -> Array:
 
 def as_arrays(weights: Any) -> dict[str, Array]:
     """Models, mappings and single arrays in one form: flat arrays by path."""
-    if isinstance(weights, keras.Model):
+    if isinstance(weights, keras.Model) or is_tf_keras(weights):
         weights = read_weights(weights)
     elif not isinstance(weights, Mapping):
         weights = {"weights": weights}

@@ -1,0 +1,139 @@
+"""Single tf_keras layers, chosen ones in clone_model, scopes: as tfmot does it."""
+
+import numpy as np
+import pytest
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from tf_keras_families import make_data, sequential
+
+import tfmot_sws as sws
+
+DATA = make_data("sequential", np.random.default_rng(0))
+SETTINGS = {"num_components": 4, "train_size": 32, "complexity_weight": 1e-3}
+
+
+def wrap(layer):
+    return sws.apply_soft_weight_sharing(layer, **SETTINGS)
+
+
+def train(model, data=DATA, epochs=2, **kwargs):
+    model.compile("adam", loss="mse")
+    callbacks = [sws.AnnealAndMerge(**kwargs)]
+    return model.fit(*data, epochs=epochs, batch_size=8, verbose=0, callbacks=callbacks).history
+
+
+def distinct(model):
+    """Number of distinct values of each kernel."""
+    return [len(np.unique(w)) for w in model.get_weights() if w.ndim > 1]
+
+
+def chosen_layers():
+    """A model of which the first Dense layer only is wrapped, and the original."""
+    model = sequential(tf_keras)
+    first = model.layers[0]
+    clone = tf_keras.models.clone_model(
+        model, clone_function=lambda layer: wrap(layer) if layer is first else layer
+    )
+    return clone, model
+
+
+def test_clone_function_wraps_chosen_layers():
+    clone, model = chosen_layers()
+    np.testing.assert_allclose(clone(DATA[0]), model(DATA[0]), rtol=1e-5, atol=1e-6)
+    history = train(clone)
+    assert history["snap"][-1] == 1
+    assert history["num_components"][0] == 4
+    plain = sws.strip_soft_weight_sharing(clone)
+    assert [type(x).__name__ for x in plain.layers] == ["Dense", "Dense"]
+    np.testing.assert_allclose(plain(DATA[0]), clone(DATA[0]), rtol=1e-5, atol=1e-6)
+    assert distinct(plain)[0] <= 4 < distinct(plain)[1]
+
+
+def test_layers_may_be_wrapped_before_they_are_built():
+    model = tf_keras.Sequential(
+        [tf_keras.Input((10,)), wrap(tf_keras.layers.Dense(16)), tf_keras.layers.Dense(3)]
+    )
+    train(model)
+    assert distinct(sws.strip_soft_weight_sharing(model))[0] <= 4
+
+
+def test_a_list_of_layers():
+    layers = wrap(
+        [tf_keras.Input((10,)), *sequential(tf_keras).layers, tf_keras.layers.ReLU()][1:]
+    )
+    model = tf_keras.Sequential([tf_keras.Input((10,)), *layers])
+    assert np.all(np.diff(train(model)["loss"]) < 0)
+    plain = sws.strip_soft_weight_sharing(model)
+    assert max(distinct(plain)) <= 4
+    assert type(plain.layers[-1]) is tf_keras.layers.ReLU
+
+
+def test_recurrent_layer_in_a_nested_model():
+    inner = tf_keras.Sequential([tf_keras.Input((6, 4)), wrap(tf_keras.layers.LSTM(5))])
+    inputs = tf_keras.Input((6, 4))
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(3)(inner(inputs)))
+    data = make_data("recurrent", np.random.default_rng(0))
+    train(model, data)
+    plain = sws.strip_soft_weight_sharing(model)
+    np.testing.assert_allclose(plain(data[0]), model(data[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_train_size_is_asked_for():
+    with pytest.raises(ValueError, match=r"must be given.*train_size="):
+        sws.apply_soft_weight_sharing(tf_keras.layers.Dense(3))
+
+
+# tf_keras recommends its newer format.
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "model"])
+def test_saved_and_loaded_in_the_scope(name, tmp_path):
+    clone, _ = chosen_layers()
+    train(clone)
+    clone.save(tmp_path / name)
+    with sws.soft_weight_sharing_scope():
+        loaded = tf_keras.models.load_model(tmp_path / name)
+    np.testing.assert_allclose(loaded(DATA[0]), clone(DATA[0]), rtol=1e-5, atol=1e-6)
+    first, second = map(sws.strip_soft_weight_sharing, (clone, loaded))
+    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    train(loaded, epochs=1)
+
+
+# Schedules and layers of tfmot.
+
+
+def test_schedules_of_tfmot_say_when():
+    polynomial = tfmot.sparsity.keras.PolynomialDecay(
+        0.0, 0.8, begin_step=4, end_step=8, power=1
+    )
+    constant = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=8)
+    model = sws.apply_soft_weight_sharing(sequential(tf_keras), complexity_weight=1e-3)
+    callback = sws.AnnealAndMerge(snap=polynomial, complexity=constant)
+    model.compile("adam", loss="mse")
+    model.fit(*DATA, epochs=3, batch_size=8, verbose=0, callbacks=[callback])
+    assert [callback.snap(f) for f in (0, 4 / 12, 0.5, 8 / 12, 1)] == pytest.approx(
+        [0, 0, 0.5, 1, 1]
+    )
+    assert [callback.complexity(f) for f in (0, 0.5, 8 / 12, 1)] == [0, 0, 1, 1]
+    assert float(model.snap.numpy()) == 1
+
+
+class Clusterable(tf_keras.layers.Dense, tfmot.clustering.keras.ClusterableLayer):
+    def get_clusterable_weights(self):
+        return [("bias", self.bias)]
+
+
+class Prunable(tf_keras.layers.Dense, tfmot.sparsity.keras.PrunableLayer):
+    def get_prunable_weights(self):
+        return [self.kernel]
+
+
+@pytest.mark.parametrize(("kind", "taken"), [(Clusterable, "bias"), (Prunable, "kernel")])
+def test_layers_name_their_weights(kind, taken):
+    model = tf_keras.Sequential([tf_keras.Input((10,)), kind(3)])
+    shared = sws.apply_soft_weight_sharing(model)
+    assert [c.path.rpartition("/")[2] for c in shared.shared_weights if c.shared] == [taken]
+    assert {c.reason for c in shared.shared_weights} == {
+        "named by its layer",
+        "not named by its layer",
+    }
