@@ -91,7 +91,8 @@ class Sharing:
             _groups=[list(group) for group in groups],
             _replacement=Replacement([places[id(v.value)] for group in shared for v in group]),
         )
-        variables = [v for layer in (*priors, *held) for v in layer.variables]
+        layers: list[keras.layers.Layer] = [*priors, *held]
+        variables = [v for layer in layers for v in layer.variables]
         self.mixture_variables = [v.value for v in (*variables, *scalars.values())]
         if train_size is not None:
             self._set_train_size(train_size)
