@@ -43,11 +43,26 @@ class HeldGradients(keras.layers.Layer):
     ) -> None:
         super().__init__(name=name, dtype="float32", autocast=False)
         self.period = period
-        self.age = _held("age", ())
-        self._value = _held("value", ())
-        self._mixture = [_held(field, (num_components,)) for field in MixtureTensors._fields]
-        self._weights = [_held("pull", shape) for shape in shapes]
+        self.age = self._held("age", ())
+        self._value = self._held("value", ())
+        fields = MixtureTensors._fields
+        self._mixture = [self._held(field, (num_components,)) for field in fields]
+        self._weights = [self._held(f"pull_{i}", shape) for i, shape in enumerate(shapes)]
         self.built = True
+
+    def _held(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
+        """A variable of which each replica has its own copy: all compute the same."""
+        return keras.Variable(
+            initializer="zeros",
+            shape=shape,
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            synchronization="on_read",
+            aggregation="only_first_replica",
+            # HDF5 files of tf_keras ask for a different name for each.
+            name=f"{self.name}_{name}",
+        )
 
     @classmethod
     def of(
@@ -98,20 +113,6 @@ class HeldGradients(keras.layers.Layer):
     def load_own_variables(self, store: Any) -> None:
         """Nothing was saved; what is held belongs to other weights."""
         self.renew()
-
-
-def _held(name: str, shape: tuple[int, ...]) -> keras.Variable:
-    """A variable of which each replica has its own copy: all compute the same."""
-    return keras.Variable(
-        initializer="zeros",
-        shape=shape,
-        dtype="float32",
-        trainable=False,
-        autocast=False,
-        synchronization="on_read",
-        aggregation="only_first_replica",
-        name=name,
-    )
 
 
 def _evaluate(tensors: list[Tensor]) -> list[Tensor]:
