@@ -8,7 +8,6 @@ from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
 
-# tf_keras reads its variables, and warns of retracing, in ways of its own.
 FAMILIES = sorted([*BUILDERS, "subclassed"])
 
 
@@ -137,8 +136,15 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["sequential", "functional", "recurrent"])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("sequential", "sgd"),
+        ("sequential", "adam"),
+        ("functional", "sgd"),
+        ("recurrent", "adam"),
+    ],
+)
 def test_equals_keras_3(name, optimizer):
     theirs, their_weights = train_either(keras, name, OPTIMIZERS[optimizer])
     ours, our_weights = train_either(tf_keras, name, OPTIMIZERS[optimizer])
