@@ -7,8 +7,8 @@ import tf_keras
 from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
+from tfmot_sws.tf_keras_adapter.places import find_places
 
-# tf_keras reads its variables, and warns of retracing, in ways of its own.
 FAMILIES = sorted([*BUILDERS, "subclassed"])
 
 
@@ -55,14 +55,9 @@ def test_logs_are_those_of_keras_3(trained):
 
 def test_variables_are_back_in_place(trained):
     shared = trained[0]
-    assert all(hasattr(v, "assign") for v in shared.inner.trainable_weights)
-    before = [v.value.numpy() for group in shared.shared_variables for v in group]
     shared(trained[2][0], training=False)
-    after = [w.numpy() for w in shared.inner.weights]
-    assert len(before) <= len(after)
-    assert all(
-        any(a is b.value for a in shared.inner.weights) for b in shared.inner_view.weights
-    )
+    held = find_places(shared.inner)
+    assert all(id(v.value) in held for group in shared.shared_variables for v in group)
 
 
 def test_reloaded_model_is_the_same(trained):
@@ -137,8 +132,15 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["sequential", "functional", "recurrent"])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("sequential", "sgd"),
+        ("sequential", "adam"),
+        ("functional", "sgd"),
+        ("recurrent", "adam"),
+    ],
+)
 def test_equals_keras_3(name, optimizer):
     theirs, their_weights = train_either(keras, name, OPTIMIZERS[optimizer])
     ours, our_weights = train_either(tf_keras, name, OPTIMIZERS[optimizer])
