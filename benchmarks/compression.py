@@ -161,9 +161,9 @@ def run_seed(seed, splits, args):
     }
     rows["soft weight-sharing"], small = compress(dense, folder, splits, args)
     limit = rows["soft weight-sharing"]["validation error"]
-    if args.peers:
+    if args.peers and seed in args.peer_seeds:
         rows["tfmot prune + cluster, gzip"] = run_tfmot(reference, folder, splits, limit)
-    if args.nncodec:
+    if args.nncodec and seed in args.peer_seeds:
         rows["NNCodec on dense"] = run_nncodec(args.nncodec, reference, folder, splits, limit)
         rows["NNCodec on ours"] = {"bytes": run_nncodec_on_ours(args.nncodec, small)}
     for row in rows.values():
@@ -174,9 +174,10 @@ def run_seed(seed, splits, args):
 def summarise(runs):
     """Mean and deviation over the seeds of every figure of every method."""
     summary = {}
-    for method in runs[0]:
-        names = [n for n, v in runs[0][method].items() if not isinstance(v, str)]
-        columns = {n: [run[method][n] for run in runs] for n in names}
+    for method in dict.fromkeys(method for run in runs for method in run):
+        rows = [run[method] for run in runs if method in run]
+        names = [n for n, v in rows[0].items() if not isinstance(v, str)]
+        columns = {n: [row[n] for row in rows] for n in names}
         summary[method] = {n: (np.mean(v), np.std(v)) for n, v in columns.items()}
     return summary
 
@@ -240,6 +241,9 @@ def _parse_arguments():
     parser.add_argument("--net", choices=sorted(lenet.NETS), default="lenet-300-100")
     parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--peer-seeds", type=int, nargs="+", help="seeds of the peers; default as --seeds"
+    )
     parser.add_argument("--epochs", type=int, help="epochs of soft weight-sharing")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of arguments")
     parser.add_argument("--suffix", default="", help="put after the name of the result files")
@@ -251,6 +255,7 @@ def _parse_arguments():
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
     args = parser.parse_args()
     args.epochs = args.epochs or lenet.SHARE_EPOCHS[args.net]
+    args.peer_seeds = args.seeds if args.peer_seeds is None else args.peer_seeds
     args.command = _command(args)
     return args
 
@@ -259,6 +264,8 @@ def _command(args):
     """The command line, paths by their last part."""
     words = ["python", "benchmarks/compression.py", "--net", args.net, "--seeds"]
     words += [*map(str, args.seeds), "--epochs", str(args.epochs)]
+    if args.peer_seeds != args.seeds:
+        words += ["--peer-seeds", *map(str, args.peer_seeds)]
     if args.data:
         words += ["--data", args.data.name]
     if args.settings:

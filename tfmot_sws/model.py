@@ -144,16 +144,16 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
 
 
 def default_complexity_weight(train_size: int) -> float:
-    """The complexity weight tau when none is given: 0.03 sqrt(min(1, N / 50,000)).
+    """The complexity weight tau when none is given: 0.15 sqrt(min(1, N / 50,000)).
 
     Args:
         train_size: N >= 1.
 
     Example:
         >>> default_complexity_weight(60_000), default_complexity_weight(500)
-        (0.03, 0.003)
+        (0.15, 0.015)
     """
-    return 0.03 * min(1.0, train_size / 50_000) ** 0.5
+    return 0.15 * min(1.0, train_size / 50_000) ** 0.5
 
 
 @keras.saving.register_keras_serializable(package="tfmot_sws")
