@@ -28,7 +28,7 @@ from speed_report import COMPONENTS, SIZES, STARTUP_NET
 HERE = pathlib.Path(__file__).parent.resolve()
 ROOT = HERE.parent
 PARTS = ("prior", "step", "startup")
-METHODS = ("published", "published, XLA", "ours, no XLA", "ours")
+METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
     "lenet-300-100": (200, 9),

@@ -87,7 +87,7 @@ def main():
 
     console.print("[bold]2. Wrapped, and trained on with the mixture prior")
     shared = sws.apply_soft_weight_sharing(dense)
-    compile_model(shared, SHARE_EPOCHS * steps, learning_rate=2e-3)
+    compile_model(shared, SHARE_EPOCHS * steps, learning_rate=8e-3)
     start = time.perf_counter()
     with console.status(f"{SHARE_EPOCHS} epochs"):
         history = shared.fit(
