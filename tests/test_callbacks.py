@@ -66,7 +66,7 @@ def test_widths_reach_the_prior(shared, data):
 
 def test_dither_is_in_training_only_and_ends_at_zero(shared, data):
     assert sws.AnnealAndMerge().dither(1.0) == 0.0
-    shared._set_train_size(64)
+    shared.train_size = 64
     shared.priors[0].set_widths(assignment=0.25)
     shared.dither.assign(1.0)
     shared.snap.assign(1.0)

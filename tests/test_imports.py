@@ -38,6 +38,7 @@ ALLOWED = {
         "initialization",
         "mixture",
     },
+    "complexity_weight": set(),
     "held_gradients": {"compilation", "density_table", "prior"},
     # Keras models, of Keras 3 or tf_keras.
     "model_view": set(),
@@ -47,6 +48,7 @@ ALLOWED = {
     # The wrapper adds the default callback when `fit` is called without one.
     "model": {
         "callbacks",
+        "complexity_weight",
         "held_gradients",
         "hyperpriors",
         "model_view",
@@ -56,7 +58,7 @@ ALLOWED = {
         "tf_keras_adapter",
         "train_size",
     },
-    "callbacks": {"mixture", "model", "model_view", "prior", "schedules"},
+    "callbacks": {"complexity_weight", "mixture", "model", "model_view", "prior", "schedules"},
     "rebuild": {"model_view", "tf_keras_adapter"},
     "strip": {"codebook", "model", "model_view", "rebuild", "tf_keras_adapter"},
     # What tf_keras needs; imported by others within functions, once such a model arrives.

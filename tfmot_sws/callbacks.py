@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.complexity_weight import peak_learning_rate
 from tfmot_sws.mixture import entropy_bits
 from tfmot_sws.model import SoftWeightSharing
 from tfmot_sws.model_view import wrapped_parts
@@ -102,7 +103,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._good_state: list[NDArray] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the model is wrapped."""
+        """Checks that the model is wrapped; settles what depends on the optimizer."""
         self._parts = wrapped_parts(self.model)
         if not self._parts:
             raise ValueError(
@@ -110,6 +111,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 f"received {type(self.model).__name__}."
             )
         self._good_state = None
+        self._settle_complexity_weights()
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
@@ -148,7 +150,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._stop_and_restore(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts the schedules at their end and lets go of the kept state."""
+        """Lets go of the kept state."""
         self._good_state = None
 
     def _stop_and_restore(self, epoch: int) -> None:
@@ -169,25 +171,31 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _steps(self) -> int:
         """Steps an epoch; 0 when nobody knows."""
-        return self.params.get("steps") or self.model.steps_per_epoch or 0
+        return self.params.get("steps") or getattr(self.model, "steps_per_epoch", None) or 0
 
     def _stride(self) -> int:
         steps = self._steps() or 1
         epochs = self.params.get("epochs") or 1
         return max(1, round(steps * epochs / _UPDATES))
 
+    def _settle_complexity_weights(self) -> None:
+        steps = (self._steps() or 1000) * (self.params.get("epochs") or 1)
+        rate = peak_learning_rate(self.model.optimizer, steps)
+        for part in self._parts:
+            part.settle_complexity_weight(rate)
+
     def _schedules(self) -> tuple[Schedule, ...]:
         return self.complexity, self.stddev, self.assignment, self.snap, self.dither
 
     def _num_steps(self) -> int:
         """Steps of the whole training, which schedules by steps need."""
-        steps = self.params.get("steps")
+        steps = self._steps()
         if not steps:
             raise ValueError(
                 "A schedule by steps, such as tfmot's, needs the number of steps an epoch. "
                 "Pass steps_per_epoch= to fit, or a schedule of tfmot_sws.schedules."
             )
-        return int(steps * (self.params.get("epochs") or 1))
+        return steps * (self.params.get("epochs") or 1)
 
     def _apply(self, fraction: float) -> None:
         factor, snap = self.complexity(fraction), self.snap(fraction)

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.complexity_weight import default_complexity_weight
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.model_view import (
@@ -62,7 +63,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             built, or a list of layers, as tfmot takes them: each gets a mixture of its own.
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
-            `None`: `default_complexity_weight` of the number of training examples.
+            `None`: from the number of training examples and the learning rate, at the
+            first `fit`; see `default_complexity_weight`.
         train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
             layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or
@@ -143,19 +145,6 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     return wrapped
 
 
-def default_complexity_weight(train_size: int) -> float:
-    """The complexity weight tau when none is given: 0.15 sqrt(min(1, N / 50,000)).
-
-    Args:
-        train_size: N >= 1.
-
-    Example:
-        >>> default_complexity_weight(60_000), default_complexity_weight(500)
-        (0.15, 0.015)
-    """
-    return 0.15 * min(1.0, train_size / 50_000) ** 0.5
-
-
 @keras.saving.register_keras_serializable(package="tfmot_sws")
 class SoftWeightSharing(keras.Model):
     """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
@@ -223,8 +212,14 @@ class SoftWeightSharing(keras.Model):
     def _set_train_size(self, train_size: int) -> None:
         self.train_size = train_size
         if self.base_complexity_weight is None:
-            self.base_complexity_weight = default_complexity_weight(train_size)
-            self.complexity_weight.assign(self.base_complexity_weight)
+            self.complexity_weight.assign(default_complexity_weight(train_size))
+
+    def settle_complexity_weight(self, learning_rate: float) -> None:
+        """Fixes the tau that schedules scale, if none was given; `AnnealAndMerge` does so."""
+        if self.base_complexity_weight is None and self.train_size is not None:
+            self.base_complexity_weight = default_complexity_weight(
+                self.train_size, learning_rate
+            )
 
     def _scalar(self, name: str, value: float) -> keras.Variable:
         return self.add_weight(

@@ -48,6 +48,7 @@ class Sharing:
     _snapped_weights = _KERAS_3._snapped_weights
     _complexity_loss = _KERAS_3._complexity_loss
     _set_train_size = _KERAS_3._set_train_size
+    settle_complexity_weight = _KERAS_3.settle_complexity_weight
 
     def _share(
         self,
