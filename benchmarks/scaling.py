@@ -3,9 +3,10 @@
     python benchmarks/scaling.py                     # measures here, then prints the table
     KERAS_BACKEND=jax python benchmarks/scaling.py   # the same on JAX
 
-Measured are one call of the prior (assignment, snapping, loss, all gradients) over a vector of
-weights, compiled, as the least of several repeats, and the memory that one call takes beyond
-the weights. The table for large networks is arithmetic on these; see docs/scaling.md.
+Measured are snapping, which every step pays for, and the evaluation of the prior, which one step
+in `renewal_period` does; each with all gradients, over a vector of weights, compiled, as the least
+of several repeats, and the memory that they take beyond the weights. The table for large networks
+is arithmetic on these; see docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ REPEATS = 7
 TRAINING_BYTES = 16
 
 
-def step_of(prior: Any) -> Callable[[Any], Any]:
-    """Loss and gradient of what a training step adds for soft weight-sharing."""
+def losses(prior: Any) -> list[Callable[[Any], Any]]:
+    """What a step pays for: snapping, and at one step in a few the evaluation."""
+    return [
+        lambda weights: ops.sum(prior.snap([weights], ops.ones(()))[0]),
+        lambda weights: prior.complexity_loss([weights]),
+    ]
 
-    def loss(weights: Any) -> Any:
-        snapped = prior.snap(weights, 1.0)
-        return prior.complexity_loss([weights]) + ops.sum(snapped)
 
+def with_gradient(loss: Callable[[Any], Any], prior: Any) -> Callable[[Any], Any]:
+    """The loss and its gradients, compiled as in training."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -52,26 +56,34 @@ def step_of(prior: Any) -> Callable[[Any], Any]:
         with tf.GradientTape() as tape:
             tape.watch(weights)
             value = loss(weights)
-        return value, tape.gradient(
-            value, [weights, *(v.value for v in prior.trainable_weights)]
-        )
+        variables = [v.value for v in prior.trainable_weights]
+        return value, tape.gradient(value, [weights, *variables])
 
     return step
 
 
 def measure(size: int) -> tuple[float, float]:
-    """Seconds of one call, the least of some; and the process' greatest memory, in bytes."""
+    """Seconds a step, from the least of some; and the process' greatest memory, in bytes.
+
+    What is held between evaluations is one more number a weight.
+    """
     weights = np.random.default_rng(0).normal(0.0, 0.05, size).astype("float32")
     prior = sws.prior.GaussianMixturePrior(16)
     prior.fit_initial([weights])
-    step, tensor = step_of(prior), ops.convert_to_tensor(weights)
+    tensor = ops.convert_to_tensor(weights)
+    snap, evaluate = (seconds_of(with_gradient(f, prior), tensor) for f in losses(prior))
+    peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return snap + evaluate / prior.options.renewal_period, peak + 4.0 * size
+
+
+def seconds_of(step: Callable[[Any], Any], tensor: Any) -> float:
+    """The least of several repeats, after a first call that compiles."""
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        value = step(tensor)
-        keras.tree.map_structure(ops.convert_to_numpy, value[0])
+        ops.convert_to_numpy(step(tensor)[0])
         seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]), 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return min(seconds[1:])
 
 
 def constants() -> dict[str, float]:
