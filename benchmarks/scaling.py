@@ -3,10 +3,10 @@
     python benchmarks/scaling.py                     # measures here, then prints the table
     KERAS_BACKEND=jax python benchmarks/scaling.py   # the same on JAX
 
-Measured are snapping, which every step pays for, and the evaluation of the prior, which one step
-in `renewal_period` does; each with all gradients, over a vector of weights, compiled, as the least
-of several repeats, and the memory that they take beyond the weights. The table for large networks
-is arithmetic on these; see docs/scaling.md.
+Measured are snapping, which every step pays for, and the evaluation of the prior, which one
+step in `renewal_period` does; each with all gradients, over a vector of weights, compiled, as
+the least of several repeats, and the memory that they take beyond the weights. The table for
+large networks is arithmetic on these; see docs/scaling.md.
 """
 
 from __future__ import annotations
