@@ -8,10 +8,11 @@ of epochs and, but for the rates, the same training: tfmot's pruning, clustering
 both with the quantization-aware training that keeps zeros and clusters (PCQAT); ours, ours
 after tfmot's pruning, and ours followed by that quantization-aware training.
 
-A part of the training images trains, the last 5,000 are for validation: the greatest of
-`SPARSITIES` is taken for pruning whose validation accuracy is within `MARGIN` of the dense
-network's, else the smallest. Everything is measured in the files: LiteRT runs each on the
-10,000 test images, once, and values and zeros are counted in it.
+A part of the training images trains, the last 5,000 are for validation. They choose one
+setting on each side, tfmot's sparsity and our zero proportion: the greatest whose validation
+accuracy is within `MARGIN` of the dense network's, else the smallest. All other settings of
+soft weight-sharing are the defaults. Everything is measured in the files: LiteRT runs each on
+the 10,000 test images, once, and values and zeros are counted in it.
 """
 
 import argparse
@@ -53,12 +54,12 @@ warnings.filterwarnings("ignore", "BatchNorm layers")
 warnings.filterwarnings("ignore", "No clustering performed on layer")
 
 NUM_CLUSTERS = 16
-SPARSITIES, MARGIN = (0.9, 0.75), 0.005
+SPARSITIES, ZERO_PROPORTIONS, MARGIN = (0.9, 0.75), (0.99, 0.9, 0.7), 0.01
 # Smaller kernels tfmot leaves as they are: few weights would be left for its clusters.
 SMALLEST_KERNEL = 500
 BATCH_SIZE = 64
-# Greatest learning rates; that of PCQAT is 1e-4, as that of clustering.
-RATES = {"pretrain": 1e-3, "prune": 1e-3, "cluster": 1e-4, "share": 1e-3}
+# Greatest learning rates; that of PCQAT is 1e-4.
+RATES = {"pretrain": 1e-3, "prune": 1e-3, "cluster": 1e-4, "share": 2e-3}
 # Training images, epochs of pretraining and of each step.
 SETTINGS, QUICK = (10_000, 6, 7), (1_000, 1, 2)
 COLUMNS = {
@@ -145,7 +146,7 @@ def share(model, data, epochs, **settings):
     """Soft weight-sharing of all kernels, and biases where they fit in."""
     shared = sws.apply_soft_weight_sharing(steps.copy_model(model), **settings)
     train(shared, data, epochs, RATES["share"], [sws.AnnealAndMerge()])
-    return sws.strip_soft_weight_sharing(shared), shared.base_complexity_weight
+    return sws.strip_soft_weight_sharing(shared)
 
 
 def train(model, data, epochs, rate, callbacks=()):
@@ -208,31 +209,39 @@ class Run:
         else:
             self.add(f"{name}, int8", tflite, num_steps)
 
-    def choose_pruned(self, dense):
-        """The sparsest pruned network that is nearly as good as the dense one."""
+    def choose(self, function, dense, name, values):
+        """What the first value of a setting makes of the dense network that is good enough.
+
+        Else the last. Values begin with the one that gives the smallest network.
+        """
         limit = self.rows["dense"]["validation"] - MARGIN
-        for sparsity in SPARSITIES:
-            pruned = self.step(prune, dense, sparsity)
-            accuracy = measure_accuracy(sws.convert_to_tflite(pruned), self.validation)
-            print(f"{sparsity:.0%} zeros: {accuracy:.2%} on validation data", flush=True)
+        for value in values:
+            model = self.step(function, dense, **{name: value})
+            accuracy = measure_accuracy(sws.convert_to_tflite(model), self.validation)
+            print(f"{name} {value}: {accuracy:.2%} on validation data", flush=True)
             if accuracy >= limit:
                 break
-        self.settings["sparsity"] = sparsity
-        return pruned
+        self.settings[name] = value
+        return model
 
     def run(self, dense):
         """All pipelines."""
         self.add_model("dense", dense, 0)
-        pruned = self.choose_pruned(dense)
+        pruned = self.choose(prune, dense, "sparsity", SPARSITIES)
         self.add_model("tfmot prune", pruned, 1)
-        self.add_model("tfmot cluster", self.step(cluster, dense, False), 1)
-        both = self.step(cluster, pruned, True)
+        self.add_model("tfmot cluster", self.step(cluster, dense, preserve_sparsity=False), 1)
+        both = self.step(cluster, pruned, preserve_sparsity=True)
         self.add_model("tfmot prune, cluster", both, 2)
         self.add("tfmot prune, cluster, PCQAT", self.step(quantize_aware, both), 3)
-        small, self.settings["complexity_weight"] = self.step(share, dense)
+        small = self.choose(share, dense, "zero_proportion", ZERO_PROPORTIONS)
         self.add_model("ours", small, 1)
         self.add("ours, tfmot PCQAT", self.step(quantize_aware, small), 2)
-        kept, _ = self.step(share, pruned, preserve_sparsity=True)
+        kept = self.step(
+            share,
+            pruned,
+            zero_proportion=self.settings["zero_proportion"],
+            preserve_sparsity=True,
+        )
         self.add_model("tfmot prune, ours", kept, 2)
 
 
