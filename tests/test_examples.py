@@ -14,6 +14,8 @@ ROWS = {
     "keras3": ["ours, Keras 3", "ours, Edge Quantizer", "ours, quantize, .keras"],
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def table():
