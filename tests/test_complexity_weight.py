@@ -46,7 +46,7 @@ def test_peak_within_a_loss_scaling_optimizer():
 def test_schedule_of_a_class_that_nobody_knows():
     class Own(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):
-            return 7e-3 / (1 + step)
+            return 7e-3 / (1 + keras.ops.cast(step, "float32"))
 
         def get_config(self):
             return {}
