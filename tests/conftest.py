@@ -8,6 +8,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import numpy as np
 import pytest
 
+# A program that tests start, and no module.
+collect_ignore = ["distribution_worker.py"]
+
 
 @pytest.fixture
 def rng():
