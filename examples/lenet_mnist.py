@@ -26,7 +26,7 @@ import tfmot_sws as sws
 
 NUM_VALIDATION = 5_000
 PRETRAIN_EPOCHS = {"lenet-300-100": 20, "lenet-5-caffe": 12, "tutorial": 12}
-SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 25, "tutorial": 60}
+SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 25, "tutorial": 20}
 PRETRAIN_BATCH, SHARE_BATCH = 128, 512
 PRETRAIN_RATE, SHARE_RATE = 1e-3, 8e-3
 
