@@ -27,8 +27,8 @@ def default_complexity_weight(
         learning_rate: the optimizer's highest rate in the training, > 0.
 
     Example:
-        >>> [default_complexity_weight(n, 8e-3) for n in (60_000, 500)]
-        [0.1, 0.01]
+        >>> [default_complexity_weight(n, 8e-3) for n in (60_000, 12_500)]
+        [0.1, 0.05]
         >>> default_complexity_weight(60_000, 2e-3)
         0.025
     """
