@@ -189,6 +189,14 @@ def test_jit_and_plain_train_alike(data, jit_compile):
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
+def test_whole_step_under_xla_with_enough_weights_for_the_table(data):
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(600)])
+    shared = sws.apply_soft_weight_sharing(model, num_components=4)
+    shared.compile("adam", "mse", jit_compile=True)
+    history = fit(shared, (data[0], np.tile(data[0], 60)), epochs=1).history
+    assert np.all(np.isfinite(history["loss"]))
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(data, policy):
     with_policy = keras.Sequential(

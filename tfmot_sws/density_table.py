@@ -229,8 +229,9 @@ def _coefficients(cells: _Cells, mixture: MixtureTensors) -> tuple[Tensor, Tenso
     cell = ops.cast(ops.cumsum(marks), "int32") - 1
     step = 1.0 / ops.take(cells.density, cell)
     left = ops.take(cells.left, cell) + step * (interval - ops.take(cells.first, cell))
-    # Each interval ends where the next begins, so every knot is evaluated once.
-    knots = ops.concatenate([left, left[-1:] + step[-1:]])
+    # Each interval ends where the next begins, so every knot is evaluated once. The gradient
+    # ends here: that of a concatenation does not compile within a step under XLA.
+    knots = ops.stop_gradient(ops.concatenate([left, left[-1:] + step[-1:]]))
     value, slope, bend = _derivatives(knots, mixture)
     return (
         _hermite(value[:-1], value[1:], slope[:-1] * step, slope[1:] * step),
