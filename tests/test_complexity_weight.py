@@ -43,6 +43,10 @@ def test_peak_within_a_loss_scaling_optimizer():
     assert peak_learning_rate(scaled, 10) == pytest.approx(2e-3)
 
 
+def test_without_an_optimizer_it_is_the_usual_rate():
+    assert peak_learning_rate(None, 10) == pytest.approx(1e-3)
+
+
 def test_schedule_of_a_class_that_nobody_knows():
     class Own(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):

@@ -63,7 +63,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         dither: standard deviation of noise that is added to the weights as they are
             assigned in training, in assignment widths; it should end at 0. Weights near a
             boundary between components take both sides in turn, so that the network comes
-            to depend on neither: it generalises better, and fewer weights are needed.
+            to depend on neither and generalises better.
         merge_threshold: components nearer than this symmetric KL divergence, in nats,
             become one; 0 merges none. Components that own no weight die in any case.
         merge_start: training fraction before which none dies or merges.

@@ -40,12 +40,15 @@ def peak_learning_rate(optimizer: Any, num_steps: int) -> float:
     """The highest learning rate that an optimizer will have in a training.
 
     Args:
-        optimizer: of Keras 3 or tf_keras.
+        optimizer: of Keras 3 or tf_keras; `None` where the model has none.
         num_steps: of the whole training, >= 1.
 
     Returns:
-        The highest rate of its schedule, or its rate where it has none.
+        The highest rate of its schedule, or its rate where it has none; 1e-3 without
+        an optimizer.
     """
+    if optimizer is None:
+        return _USUAL_LEARNING_RATE
     config = optimizer.get_config()
     inner = config.get("inner_optimizer")
     if inner is not None:
