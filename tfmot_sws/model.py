@@ -169,6 +169,7 @@ class SoftWeightSharing(keras.Model):
         complexity_weight: variable, tau as it is at present.
         snap: variable, the share of the way from w to its mean, from 0 to 1.
         dither: variable, the noise on the assignment in training, in assignment widths.
+        steps: variable, the number of training steps so far, from which the noise follows.
     """
 
     def __init__(
