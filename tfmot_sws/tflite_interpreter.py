@@ -28,7 +28,7 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
     Raises:
         ValueError: the inputs do not fit those of the file.
     """
-    runner, names, batch = _open(tflite)
+    interpreter, runner, names, batch = _open(tflite)
     arrays = arrays_by_name(inputs, names)
     total = len(next(iter(arrays.values())))
     step = batch or batch_size
@@ -36,6 +36,8 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
     for start in range(0, total, step):
         feed = {name: _slice(array, start, step, batch) for name, array in arrays.items()}
         outputs = runner(**feed)
+        # LiteRT's own LSTM, which that of tf_keras becomes, would go on from its state.
+        interpreter.reset_all_variables()
         # A fixed batch is filled up at the end; what was filled in is cut off.
         parts.append([outputs[name][: total - start] for name in output_order(outputs)])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -44,7 +46,7 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
 def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
     """A few random inputs (zeros where integers) in the structure that the model takes."""
     generator = np.random.default_rng(0)
-    runner, names, _ = _open(tflite)
+    _, runner, names, _ = _open(tflite)
     details = runner.get_input_details()
 
     def make(name: str) -> NDArray:
@@ -96,8 +98,8 @@ def output_order(outputs: dict[str, Any]) -> list[str]:
     )
 
 
-def _open(tflite: bytes) -> tuple[Any, list[str], int | None]:
-    """A signature runner, its inputs' names, and the batch if that is fixed."""
+def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
+    """Interpreter, signature runner, its inputs' names, and the batch if that is fixed."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=tflite)
@@ -105,7 +107,7 @@ def _open(tflite: bytes) -> tuple[Any, list[str], int | None]:
     details = runner.get_input_details()
     first = next(iter(details.values()))["shape_signature"]
     batch = int(first[0]) if len(first) and first[0] > 0 else None
-    return runner, sorted(details), batch
+    return interpreter, runner, sorted(details), batch
 
 
 def _slice(array: NDArray, start: int, step: int, fixed: int | None) -> NDArray:
