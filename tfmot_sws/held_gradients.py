@@ -25,7 +25,8 @@ Tensor = Any
 class HeldGradients(keras.layers.Layer):
     """What is held between two evaluations of one mixture's complexity loss.
 
-    None of it is saved: after loading, the next step evaluates anew.
+    Keras 3 saves none of it: after loading, the next step evaluates anew. tf_keras, which
+    knows only the variables, saves and restores them.
 
     Args:
         shapes: of the shared tensors, in their order.

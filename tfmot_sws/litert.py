@@ -62,7 +62,8 @@ def convert_to_tflite(
       package tflite-micro: `pip install 'tfmot-sws[tflm]'`.
 
     Args:
-        model: a plain built Keras 3 model, called at least once if it is subclassed.
+        model: a plain built model of Keras 3 or tf_keras, called at least once if it is
+            subclassed.
         weights: how weights are stored, one of `FORMATS`.
         representative_data: typical inputs from which "int8" learns the range of each
             activation: arrays as for `model.predict`, or a dataset or other iterable of

@@ -29,26 +29,30 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
         "configuration. A subclassed model needs get_config() and a build() that creates "
         "its layers; see keras.saving.register_keras_serializable."
     )
+    saving, parts, own = keras.saving, walk(model), "keras."
     if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter import rebuild
+        from tfmot_sws.tf_keras_adapter import rebuild as tf_keras_rebuild
 
-        return rebuild.clone_with(model, edit, advice)
+        saving, own = tf_keras_rebuild.saving, "tf_keras."
+        parts = iter((model, *model.submodules))
     try:
-        config = keras.saving.serialize_keras_object(model)
+        config = saving.serialize_keras_object(model)
     except NotImplementedError as error:
         raise ValueError(advice) from error
     config.pop("compile_config", None)
     # The model is in memory already: its own classes and functions may be taken as they are.
     # Not Keras' own, which has a layer and an operation of the name Add, and more such pairs.
     classes = {
-        type(layer).__name__: type(layer)
-        for layer in walk(model)
-        if not type(layer).__module__.startswith("keras.")
+        type(part).__name__: type(part)
+        for part in parts
+        if not type(part).__module__.startswith(own)
     }
-    with keras.saving.custom_object_scope(classes):
-        clone = keras.saving.deserialize_keras_object(edit(config), safe_mode=False)
+    with saving.custom_object_scope(classes):
+        clone = saving.deserialize_keras_object(edit(config), safe_mode=False)
     if not clone.built:
         raise ValueError(advice)
+    if is_tf_keras(model):
+        tf_keras_rebuild.show_inputs(model, clone)
     return clone
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -62,7 +61,7 @@ class Replacement:
 
     def __init__(self, places: Sequence[Sequence[Place]]) -> None:
         self._places = [list(of_one) for of_one in places]
-        self._thread: int | None = None
+        self._busy = False
 
     @contextlib.contextmanager
     def __call__(self, tensors: Sequence[tf.Tensor]) -> Iterator[None]:
@@ -72,13 +71,13 @@ class Replacement:
             RuntimeError: another replica is amid its call.
         """
         # Replicas of a strategy are threads, which take turns only when they synchronise.
-        if self._thread is not None:
+        if self._busy:
             raise RuntimeError(
                 "Under a tf.distribute strategy the replicas' calls of a tf_keras model "
                 "must not overlap, as they do where a layer synchronises them "
                 "(SyncBatchNormalization). Take plain BatchNormalization, or Keras 3."
             )
-        self._thread = threading.get_ident()
+        self._busy = True
         try:
             for of_one, tensor in zip(self._places, tensors, strict=True):
                 for place in of_one:
@@ -87,7 +86,7 @@ class Replacement:
         finally:
             for place in (place for of_one in self._places for place in of_one):
                 vars(place.owner)[place.attribute] = place.held
-            self._thread = None
+            self._busy = False
 
 
 def _put(place: Place, tensor: tf.Tensor) -> None:
