@@ -36,6 +36,7 @@ if ENGINE == "multi_worker":
 import keras
 import numpy as np
 import tensorflow as tf
+from families import GENTLE
 
 import tfmot_sws as sws
 
@@ -43,13 +44,6 @@ BATCH = 16
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "sgd": lambda: keras.optimizers.SGD(0.05),
     "adam": lambda: keras.optimizers.Adam(1e-3),
-}
-
-# Gentle, so that the untrained network keeps several components through its short training.
-SETTINGS: dict[str, Any] = {
-    "num_components": 6,
-    "zero_proportion": 0.5,
-    "options": sws.PriorOptions(assignment_width=0.3),
 }
 
 
@@ -115,7 +109,7 @@ def build() -> keras.Model:
 def wrap(scope: Any, optimizer: str) -> sws.SoftWeightSharing:
     keras.utils.set_random_seed(1)
     with scope():
-        shared = sws.apply_soft_weight_sharing(build(), **SETTINGS)
+        shared = sws.apply_soft_weight_sharing(build(), **GENTLE)
         shared.compile(OPTIMIZERS[optimizer](), "mse")
     return shared
 

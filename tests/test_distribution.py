@@ -41,16 +41,20 @@ def start(engine, output, backend, *process):
 
 
 def finish(*workers):
-    """What each worker printed, once all have ended well."""
+    """What each worker printed, once all have ended; none outlives this."""
     try:
         printed = [worker.communicate(timeout=300)[0] for worker in workers]
     finally:
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
-    for worker, text in zip(workers, printed, strict=True):
-        assert worker.returncode == 0, text[-4000:]
     return printed
+
+
+def succeed(*workers):
+    """`finish`, where none may fail."""
+    for worker, text in zip(workers, finish(*workers), strict=True):
+        assert worker.returncode == 0, text[-4000:]
 
 
 def free_ports(count):
@@ -86,7 +90,7 @@ def tensorflow(folder):
         start(engine, path, "tensorflow")
         for engine, path in zip(("single", "mirrored"), paths, strict=True)
     ]
-    finish(*workers)
+    succeed(*workers)
     return [dict(np.load(path)) for path in paths]
 
 
@@ -98,8 +102,8 @@ def jax(folder):
     names = ("single", "data_parallel", "processes_0", "processes_1")
     paths = [folder / f"jax_{name}.npz" for name in names]
     # Two at a time: a test machine may have two cores.
-    finish(*(start(names[i], paths[i], "jax") for i in (0, 1)))
-    finish(*(start("processes", paths[2 + i], "jax", i, port) for i in (0, 1)))
+    succeed(*(start(names[i], paths[i], "jax") for i in (0, 1)))
+    succeed(*(start("processes", paths[2 + i], "jax", i, port) for i in (0, 1)))
     return {name: dict(np.load(path)) for name, path in zip(names, paths, strict=True)}
 
 
@@ -163,8 +167,7 @@ def test_multi_worker_mirrored_strategy_is_turned_down(folder):
     workers = [
         start("multi_worker", folder / f"multi_{i}.npz", "tensorflow", i, port) for i in (0, 1)
     ]
-    printed = [worker.communicate(timeout=300)[0] for worker in workers]
-    for worker, text in zip(workers, printed, strict=True):
+    for worker, text in zip(workers, finish(*workers), strict=True):
         assert worker.returncode != 0
         assert "MultiWorkerMirroredStrategy does not work with fit of Keras 3" in text, text
         assert "KERAS_BACKEND=jax" in text

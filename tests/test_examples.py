@@ -41,9 +41,10 @@ def test_every_pipeline_runs(table):
 def test_clusters_and_zeros_outlast_what_follows(table):
     for first, *others in (ROWS["quantize"], ROWS["keras3"]):
         values, zeros = table[first]
-        assert all(table[name][0] <= values for name in others)
-        # Not by CQAT, the first of its others, to which zero is a cluster like any.
-        assert table[others[-1]][1] >= zeros - 1e-3
+        for name in others:
+            assert table[name][0] <= values, name
+            # To CQAT zero is a cluster like any.
+            assert table[name][1] >= zeros - 1e-3 or name.endswith("tfmot CQAT"), name
 
 
 def test_pruning_is_kept(table):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES, Subclassed
+from families import FAMILIES, GENTLE, Subclassed
 
 import tfmot_sws as sws
 
@@ -21,7 +21,7 @@ def trained(request, tmp_path_factory):
     inputs, targets = family.make_inputs(generator), family.make_targets(generator)
     model = family.build()
     before = _outputs(model, inputs)
-    shared = sws.apply_soft_weight_sharing(model, num_components=5)
+    shared = sws.apply_soft_weight_sharing(model, **GENTLE)
     wrapped = _outputs(shared, inputs)
     shared.compile("adam", loss="mse")
     shared.fit(
@@ -60,6 +60,7 @@ def test_stripped_weights_are_codebook_values(trained):
         if choice.shared:
             assert set(np.unique(np.asarray(weights))) <= values
     assert 0.0 in values
+    assert max(np.unique(np.asarray(w)).size for w in plain.weights if len(w.shape) > 1) > 2
 
 
 def test_stripped_model_is_plain(trained):

@@ -16,7 +16,6 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 ANY = {"*"}
 ALLOWED = {
     "__init__": ANY,
-    "__main__": ANY,
     "cli": ANY,
     # Values and pure functions.
     "_version": set(),
@@ -82,7 +81,6 @@ ALLOWED = {
         "mixture",
         "model_view",
         "rebuild",
-        "strip",
         "tf_keras_adapter",
     },
     "report": {"codebook", "coding", "model_view"},
@@ -204,6 +202,14 @@ def test_tf_keras_is_imported_only_when_it_is_needed(path):
     top = ast.parse(path.read_text(encoding="utf-8")).body
     names = [node.module for node in top if isinstance(node, ast.ImportFrom)]
     assert not any(name.startswith(f"{PACKAGE}.tf_keras_adapter") for name in names)
+
+
+@pytest.mark.parametrize("row", sorted(set(ALLOWED) - {"__init__", "cli"}))
+def test_rows_allow_no_more_than_is_imported(row):
+    paths = [path for path in MODULES if row_of(path) == row]
+    names = [name for path in paths for name in imported_names(path)]
+    assert paths
+    assert {n.split(".")[1] for n in names if is_main_package(n)} == ALLOWED[row]
 
 
 def test_tables_name_modules_once():

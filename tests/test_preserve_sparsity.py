@@ -56,11 +56,15 @@ def test_zeros_stay_exactly_zero(library, name):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_zeros_belong_to_the_zero_component(library):
-    shared, zeros = train(LIBRARIES[library])
+    shared, zeros = train(LIBRARIES[library], zero_proportion=0.01)
+    # A component beside zero that takes whatever is free to go there.
+    rival = sws.GaussianMixture([0.0, 1e-3], [0.1, 0.1], [0.01, 0.99])
+    shared.priors[0].set_mixture(rival, np.array([0, 1]))
     kernels = [
         (s, z) for s, z in zip(shared.assignments()[0], zeros, strict=True) if s.ndim > 1
     ]
     assert all(np.all(slots[kept] == 0) for slots, kept in kernels)
+    assert all(np.any(slots[~kept] == 1) for slots, kept in kernels)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from families import GENTLE
 from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
@@ -30,7 +31,7 @@ def trained(request, tmp_path_factory):
     data = make_data(request.param, np.random.default_rng(0))
     model = build(request.param)
     before = model(data[0]).numpy()
-    shared = sws.apply_soft_weight_sharing(model, num_components=5, complexity_weight=1e-3)
+    shared = sws.apply_soft_weight_sharing(model, complexity_weight=1e-3, **GENTLE)
     np.testing.assert_allclose(shared(data[0]).numpy(), before, rtol=1e-5, atol=1e-6)
     shared.compile("adam", loss="mse")
     history = fit(shared, data).history
@@ -79,6 +80,7 @@ def test_stripped_model_is_plain_and_clustered(trained):
     for choice, weights in zip(shared.shared_weights, plain.get_weights(), strict=True):
         if choice.shared:
             assert set(np.unique(weights)) <= values
+    assert max(np.unique(w).size for w in plain.get_weights() if w.ndim > 1) > 2
     np.testing.assert_allclose(plain(x), shared(x), rtol=1e-5, atol=1e-6)
 
 
@@ -120,7 +122,7 @@ def train_either(library, name, optimizer):
         copy = BUILDERS[name](tf_keras)
         copy.set_weights(model.get_weights())
         model = copy
-    shared = sws.apply_soft_weight_sharing(model, num_components=6, complexity_weight=0.01)
+    shared = sws.apply_soft_weight_sharing(model, complexity_weight=0.01, **GENTLE)
     shared.compile(optimizer(library), loss="mse")
     history = fit(shared, data, epochs=4, shuffle=False).history
     return history, sws.strip_soft_weight_sharing(shared).get_weights()

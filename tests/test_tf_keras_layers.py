@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from families import GENTLE
 from tf_keras_families import make_data, sequential
 
 import tfmot_sws as sws
 
 DATA = make_data("sequential", np.random.default_rng(0))
-SETTINGS = {"num_components": 4, "train_size": 32, "complexity_weight": 1e-3}
+SETTINGS = {**GENTLE, "num_components": 4, "train_size": 32, "complexity_weight": 1e-3}
 
 
 def wrap(layer):
