@@ -270,6 +270,8 @@ def _command(args):
         words += ["--data", args.data.name]
     if args.settings:
         words += ["--settings", f"'{json.dumps(args.settings)}'"]
+    words += ["--no-peers"] * (not args.peers)
+    words += [f"--suffix={args.suffix}"] * bool(args.suffix)
     return words + ["--nncodec", "python"] * bool(args.nncodec)
 
 

@@ -45,10 +45,16 @@ def losses(prior: Any) -> list[Callable[[Any], Any]]:
 
 def with_gradient(loss: Callable[[Any], Any], prior: Any) -> Callable[[Any], Any]:
     """The loss and its gradients, compiled as in training."""
+    variables = prior.trainable_weights
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(jax.value_and_grad(loss))
+        def stateless(weights: Any, values: list[Any]) -> Any:
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return loss(weights)
+
+        compiled = jax.jit(jax.value_and_grad(stateless, argnums=(0, 1)))
+        return lambda weights: compiled(weights, [v.value for v in variables])
     import tensorflow as tf
 
     @tf.function
@@ -56,8 +62,7 @@ def with_gradient(loss: Callable[[Any], Any], prior: Any) -> Callable[[Any], Any
         with tf.GradientTape() as tape:
             tape.watch(weights)
             value = loss(weights)
-        variables = [v.value for v in prior.trainable_weights]
-        return value, tape.gradient(value, [weights, *variables])
+        return value, tape.gradient(value, [weights, *(v.value for v in variables)])
 
     return step
 
@@ -98,7 +103,7 @@ def constants() -> dict[str, float]:
 
 
 def rows(found: dict[str, float]) -> list[list[str]]:
-    """The table: weights, hosts, then a host's memory in GB and milliseconds a step."""
+    """The table: weights, hosts, then a host's memory in GB and seconds a step."""
     table = []
     for weights in (1e9, 1e10):
         for hosts in (1, 4, 16):

@@ -31,14 +31,14 @@ PARTS = ("prior", "step", "startup")
 METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
-    "lenet-300-100": (200, 9),
+    "lenet-300-100": (201, 9),
     "lenet-5-caffe": (25, 5),
-    "resnet-20": (6, 5),
-    "mobilenet-v2": (3, 3),
-    "resnet-50": (3, 2),
-    "transformer": (12, 5),
+    "resnet-20": (9, 3),
+    "mobilenet-v2": (9, 2),
+    "resnet-50": (9, 2),
+    "transformer": (17, 5),
 }
-QUICK_TURNS = 4, 1
+QUICK_TURNS = 9, 1
 QUICK_NETS = ["lenet-300-100", "transformer"]
 SLOW_UNDER_XLA = ("mobilenet-v2", "resnet-50")
 # A cell may take this share of the memory that is free; so many seconds at most.

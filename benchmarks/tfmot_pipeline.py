@@ -2,7 +2,7 @@
 
     python tfmot_pipeline.py NET DENSE.npz SPLITS.npz RESULTS.json
 
-For each sparsity: prune with a polynomial schedule, strip, cluster into 16 values with the
+Prune with a polynomial schedule, strip, cluster into 16 values with the
 zeros kept, strip, convert to .tflite, gzip, as the guides of tfmot do.
 """
 

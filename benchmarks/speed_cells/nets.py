@@ -15,6 +15,8 @@ EPOCH_EXAMPLES = 50_000
 # As many steps as the training has that a turn is cut out of.
 TRAINING_STEPS = 17_000
 LEARNING_RATE = 1e-3
+# Steps from one evaluation of the prior to the next; step.py holds it to the default.
+RENEWAL_PERIOD = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,9 @@ def time_fit(keras, model, data, batch_size, callbacks):
         the end of the first step.
     """
     clock, steps = make_clock(keras), len(data[0]) // batch_size
+    # The first step, which always evaluates the prior, is not counted; those that follow
+    # must hold as many evaluations as a long training does.
+    assert (steps - 1) % RENEWAL_PERIOD == 0, steps
     epochs = max(2, TRAINING_STEPS // steps)
     start = time.perf_counter()
     model.fit(
@@ -173,7 +178,7 @@ def take_turns(keras, name, contestants, *, rounds, steps, seed):
         name: of the network.
         contestants: by name, a compiled model and its callbacks; the first is plain.
         rounds: how many turns each has, after one that is not counted.
-        steps: of a turn, at least 2.
+        steps: of a turn, one more than a multiple of `RENEWAL_PERIOD`.
         seed: of the data.
 
     Returns:

@@ -1,6 +1,6 @@
 """One evaluation of the prior for speed.py, in a process of its own: prints JSON.
 
-    python benchmarks/prior.py METHOD WEIGHTS COMPONENTS REPEATS SEED
+    python benchmarks/speed_cells/prior.py METHOD WEIGHTS COMPONENTS REPEATS SEED
 
 Timed are the loss and all its gradients. The weights are `DISTINCT` different ones,
 repeated, so that a float64 oracle of any size takes a few seconds; they come in tensors
@@ -230,15 +230,21 @@ def _memory(field):
         return 1024 * int(re.search(rf"{field}:\s+(\d+)", file.read())[1])
 
 
-def measure_training(tensors, mixture, repeats):
+def measure_training(distinct, size, mixture, repeats):
     """Seconds a step, on average over the steps from one evaluation to the next.
 
-    At an evaluation the results are those of "ours"; memory is what is held, too.
+    At an evaluation the results are those of "ours". Memory is what is held, too.
     """
-    warm_up, _ = make_training_step(tensors[:1], mixture)
+    warm_up, _ = make_training_step(to_tensors(distinct, WARM_UP), mixture)
     warm_up()
-    period, num_steps = make_training_step(tensors, mixture)
-    memory = measure_memory(period, ())
+    tensors, made = to_tensors(distinct, size), []
+
+    def first_period():
+        made.append(make_training_step(tensors, mixture))
+        return made[0][0]()
+
+    memory = measure_memory(first_period, ())
+    period, num_steps = made[0]
     seconds, _ = measure_seconds(period, (), repeats)
     return {"memory": memory, "seconds": seconds / num_steps, "errors": None}
 
@@ -251,7 +257,7 @@ def main():
     mixture = make_mixture(generator, num_components)
     distinct = draw_weights(generator, mixture)
     if method == "ours, in training":
-        print(json.dumps(measure_training(to_tensors(distinct, size), mixture, repeats)))
+        print(json.dumps(measure_training(distinct, size, mixture, repeats)))
         return
     step = make_step(method)
     tensors = MixtureTensors(*(tf.constant(field) for field in mixture))

@@ -1,6 +1,6 @@
 """Training steps under soft weight-sharing for speed.py, on Keras 3: prints JSON.
 
-    python step.py NET JIT ROUNDS STEPS SEED
+    python benchmarks/speed_cells/step.py NET JIT ROUNDS STEPS SEED
 
 The wrapped model and the plain one take turns; the wrapped one is stripped at the end.
 """
@@ -21,6 +21,7 @@ from tfmot_sws import schedules
 
 def main():
     """Measures the steps, and the seconds to wrap and to strip."""
+    assert sws.PriorOptions().renewal_period == nets.RENEWAL_PERIOD
     name, *numbers = sys.argv[1:]
     jit_compile, rounds, steps, seed = map(int, numbers)
     keras.utils.set_random_seed(seed)

@@ -1,6 +1,6 @@
 """Training steps under tfmot for speed.py, on tf_keras: prints JSON.
 
-    python tfmot_step.py NET ROUNDS STEPS SEED
+    python benchmarks/speed_cells/tfmot_step.py NET ROUNDS STEPS SEED
 
 A process of its own, since tfmot changes what tf.keras is. Pruning goes to 90 % along a
 polynomial; clustering has 16 centroids, which start evenly spaced: how they start makes
