@@ -140,3 +140,18 @@ def test_training_at_the_default_period_is_nearly_that_at_period_one():
 def test_period_out_of_range(period):
     with pytest.raises(ValueError, match="renewal_period must be an integer of at least 1"):
         sws.PriorOptions(renewal_period=period)
+
+
+def test_a_training_step_reads_each_variable_of_the_mixture_once():
+    """A second reading could come after the step's update, since nothing would order them."""
+    shared = sws.apply_soft_weight_sharing(
+        keras.Sequential([keras.Input((10,)), keras.layers.Dense(500)]), train_size=64, **GENTLE
+    )
+    shared.compile("sgd", "mse")
+    batch = tf.zeros((16, 10)), tf.zeros((16, 500))
+    graph = tf.function(shared.train_step).get_concrete_function(batch).graph
+    for variable in shared.priors[0].trainable_variables:
+        (handle,) = (inner for outer, inner in graph.captures if outer is variable.value.handle)
+        users = [operation.type for operation in handle.consumers()]
+        assert users.count("ReadVariableOp") == 1, variable.path
+        assert "AssignSubVariableOp" in users

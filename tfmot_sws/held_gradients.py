@@ -76,18 +76,24 @@ class HeldGradients(keras.layers.Layer):
         """Has the next step evaluate anew, as after a change of the mixture from outside."""
         self.age.assign(0.0)
 
-    def complexity_loss(self, prior: GaussianMixturePrior, weights: list[Tensor]) -> Tensor:
+    def complexity_loss(
+        self,
+        prior: GaussianMixturePrior,
+        weights: list[Tensor],
+        mixture: MixtureTensors | None = None,
+    ) -> Tensor:
         """`prior.complexity_loss(weights)`, its first term as it was at the last renewal.
 
         Args:
             prior: the mixture, with the K of the constructor.
             weights: float32 tensors of the constructor's shapes.
+            mixture: `prior.tensors()`, where those are at hand.
 
         Returns:
             Scalar. Its gradients are those of the last renewal, plus those of the
             hyperpriors, which are exact at every step.
         """
-        mixture = prior.tensors()
+        mixture = prior.tensors() if mixture is None else mixture
         value, gradients = self._value_and_gradients([*weights, *mixture])
         size = sum(int(np.prod(w.shape)) for w in weights)
         return with_gradients(value, [*weights, *mixture], gradients) + prior.hyperprior_loss(

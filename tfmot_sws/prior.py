@@ -237,6 +237,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         *,
         dither: Tensor | None = None,
         step: Tensor | None = None,
+        mixture: MixtureTensors | None = None,
     ) -> list[Tensor]:
         """The weights moved `share` (0 to 1) of the way to their components' means.
 
@@ -246,11 +247,13 @@ class GaussianMixturePrior(keras.layers.Layer):
             dither: scalar tensor, the standard deviation of noise on the assignment in
                 assignment widths; `None` for none.
             step: scalar tensor, the number of the step, from which the noise follows.
+            mixture: `tensors()`, where those are at hand.
         """
+        mixture = self.tensors() if mixture is None else mixture
         width = self._common_width()
         unit = self.scale.value if width is None else width
         noise = None if dither is None else Noise(dither * unit, step)
-        return snap_to_means(weights, self.tensors(), width, share, noise=noise)
+        return snap_to_means(weights, mixture, width, share, noise=noise)
 
     def _common_width(self) -> Tensor | None:
         """The width of the assignment, or `None` for each component's own."""
@@ -353,7 +356,7 @@ class GaussianMixturePrior(keras.layers.Layer):
 
 def _at_rate(variable: keras.Variable, rate: float) -> Tensor:
     """theta = r v in value, with the gradient of theta handed on to v unscaled."""
-    value = variable.value
+    value = ops.cast(variable, "float32")
     return value + ops.stop_gradient((rate - 1.0) * value)
 
 

@@ -45,6 +45,7 @@ class Sharing:
     assignments = _KERAS_3.assignments
     _keeps_zeros = _KERAS_3._keeps_zeros
     _without_zeros = _KERAS_3._without_zeros
+    _mixtures = _KERAS_3._mixtures
     _snapped_weights = _KERAS_3._snapped_weights
     _complexity_loss = _KERAS_3._complexity_loss
     _set_train_size = _KERAS_3._set_train_size
@@ -100,14 +101,13 @@ class Sharing:
 
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
-        tensors = [
-            tf.convert_to_tensor(tensor)
-            for _, tensor in self._snapped_weights(training=bool(training))
-        ]
+        mixtures = self._mixtures()
+        snapped = self._snapped_weights(mixtures, training=bool(training))
+        tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]
         with self._replacement(tensors):
             outputs = self.inner(inputs, **kwargs)
         if training:
-            self.add_loss(self._complexity_loss())
+            self.add_loss(self._complexity_loss(mixtures))
         return outputs
 
     def _sharing_config(self) -> dict[str, Any]:
