@@ -153,7 +153,9 @@ def test_layers_that_keras_does_not_know_are_rebuilt(rng):
 
 
 def test_subclassed_model_is_a_clear_error():
-    with pytest.raises(ValueError, match=r"'subclassed\w*' \(Subclassed\), which is subclassed"):
+    with pytest.raises(
+        ValueError, match=r"'subclassed\w*' \(Subclassed\), which is subclassed"
+    ):
         sws.fold_batch_norm(subclassed())
 
 

@@ -128,7 +128,7 @@ def train(period, complexity_weight):
 def test_training_at_the_default_period_is_nearly_that_at_period_one():
     tau = 0.05
     exact, exact_losses = train(1, tau)
-    held, held_losses = train(8, tau)
+    held, held_losses = train(sws.PriorOptions().renewal_period, tau)
     without, _ = train(1, 1e-9)
     pull = np.linalg.norm(exact - without)
     assert pull > 0.5 * np.linalg.norm(exact)

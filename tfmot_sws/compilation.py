@@ -78,6 +78,31 @@ def _torch_function() -> Any:
     return Function
 
 
+def assign_when(
+    condition: Any, variables: Sequence[keras.Variable], compute: Callable[[], list[Any]]
+) -> None:
+    """Assigns to the variables what `compute` returns, at a cost only if the condition holds.
+
+    Args:
+        condition: scalar boolean tensor.
+        variables: Keras variables.
+        compute: returns a tensor for each of them; is called in a branch of its own.
+    """
+    if keras.backend.backend() == "jax":
+        # A branch of JAX has no side effects; what it hands on is not copied either.
+        values = ops.cond(condition, compute, lambda: [v.value for v in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return
+
+    def assign() -> Any:
+        for variable, value in zip(variables, compute(), strict=True):
+            variable.assign(value)
+        return ops.zeros(())
+
+    ops.cond(condition, assign, lambda: ops.zeros(()))
+
+
 def value_and_gradients(
     function: Callable[..., Any], arguments: Sequence[Any]
 ) -> tuple[Any, list[Any]]:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.binning import bin_sums
 from tfmot_sws.compilation import compiled, custom_gradient
 
 NUM_CELLS = 1024
@@ -32,6 +31,8 @@ KNOTS_A_WIDTH = 2.0
 MAX_BEND = 128.0
 # Fewer weights than this are evaluated one by one: exact, and no slower.
 EXACT_BELOW = 4096
+# Tensors below this size are read as one: each reading costs as much as some thousand weights.
+SMALL = 1 << 15
 # Sums of ones in float32 stall at 2^24; slices keep the histograms far below.
 SLICE = 1 << 22
 # Log-proportion of a component that has died: exp() of it is 0, its gradient too.
@@ -91,11 +92,7 @@ def total_negative_log_prob(weights: list[Tensor], mixture: MixtureTensors) -> T
     if sum(_size(tensor) for tensor in weights) < EXACT_BELOW:
         return sum(ops.sum(negative_log_prob(tensor, mixture)) for tensor in weights)
     table = _tabulate(mixture)
-    histogram, slopes = 0.0, []
-    for tensor in weights:
-        part, slope = _read_slices(ops.stop_gradient(tensor), table)
-        histogram += part
-        slopes.append(slope)
+    histogram, slopes = _read_all([ops.stop_gradient(tensor) for tensor in weights], table)
     # The polynomial's powers are summed per knot interval: the value is then linear in
     # the coefficients, through which the mixture gets its exact gradient.
     value = ops.sum(ops.stop_gradient(histogram) * table.values)
@@ -119,6 +116,26 @@ def with_gradients(value: Tensor, tensors: list[Tensor], gradients: list[Tensor]
         return [value], gradient
 
     return linked(value, *tensors)[0]
+
+
+def _read_all(weights: list[Tensor], table: _Table) -> tuple[Tensor, list[Tensor]]:
+    """Histogram of all the tensors together, and the slopes of each."""
+    small = [i for i, tensor in enumerate(weights) if _size(tensor) < SMALL]
+    slopes = list(weights)
+    histogram = 0.0
+    if small:
+        flat = ops.concatenate([ops.reshape(weights[i], (-1,)) for i in small])
+        part, joined = _read_slices(flat, table)
+        histogram += part
+        begin = 0
+        for i in small:
+            end = begin + _size(weights[i])
+            slopes[i] = ops.reshape(joined[begin:end], weights[i].shape)
+            begin = end
+    for i in set(range(len(weights))) - set(small):
+        part, slopes[i] = _read_slices(weights[i], table)
+        histogram += part
+    return histogram, slopes
 
 
 def _read_slices(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
@@ -248,7 +265,6 @@ def _hermite(value_0: Tensor, value_1: Tensor, slope_0: Tensor, slope_1: Tensor)
     )
 
 
-@compiled
 def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
     """What the table says of some weights.
 
@@ -256,15 +272,12 @@ def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
         Sums of place^0 ... place^3 over the weights in each knot interval, shape
         (NUM_KNOTS, 4), and f'(w) of every weight.
     """
+    # Three compiled functions, as within a single one XLA locates the weights twice.
     interval, place = _locate(weights, table.cells)
-    # One gather a column: XLA fuses those into a single loop, a gather of rows not.
-    a, b, c, d = (ops.take(table.slopes[:, power], interval) for power in range(4))
-    slopes = a + place * (b + place * (c + place * d))
-    powers = (ops.ones_like(place), place, place**2, place**3)
-    sums = [bin_sums(power, interval, NUM_KNOTS) for power in powers]
-    return ops.stack(sums, axis=-1), slopes
+    return _power_sums(interval, place), _slopes(interval, place, table.slopes)
 
 
+@compiled
 def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     """Knot interval (int32) and place in it (0..1) of every weight.
 
@@ -277,3 +290,19 @@ def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     position = (weights - left) * density
     interval = ops.clip(first + ops.floor(position), 0.0, NUM_KNOTS - 1.0)
     return ops.cast(interval, "int32"), position - (interval - first)
+
+
+@compiled
+def _power_sums(interval: Tensor, place: Tensor) -> Tensor:
+    # Four columns in one pass over the weights take little more time than one.
+    columns = ops.stack([ops.ones_like(place), place, place**2, place**3], axis=-1)
+    return ops.segment_sum(
+        ops.reshape(columns, (-1, 4)), ops.reshape(interval, (-1,)), NUM_KNOTS
+    )
+
+
+@compiled
+def _slopes(interval: Tensor, place: Tensor, cubics: Tensor) -> Tensor:
+    # One gather a column: XLA fuses those into a single loop, a gather of rows not.
+    a, b, c, d = (ops.take(cubics[:, power], interval) for power in range(4))
+    return a + place * (b + place * (c + place * d))

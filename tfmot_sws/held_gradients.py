@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import value_and_gradients
+from tfmot_sws.compilation import assign_when, value_and_gradients
 from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob, with_gradients
 from tfmot_sws.prior import GaussianMixturePrior
 
@@ -104,14 +104,9 @@ class HeldGradients(keras.layers.Layer):
         """Evaluated at the first of `period` steps, held for the others."""
         fixed = [ops.stop_gradient(tensor) for tensor in tensors]
         variables = [self._value, *self._weights, *self._mixture]
-        value, *gradients = ops.cond(
-            self.age.value < 0.5,
-            lambda: _evaluate(fixed),
-            lambda: [variable.value for variable in variables],
-        )
-        for variable, tensor in zip(variables, [value, *gradients], strict=True):
-            variable.assign(tensor)
+        assign_when(self.age.value < 0.5, variables, lambda: _evaluate(fixed))
         self.age.assign((self.age.value + 1.0) % self.period)
+        value, *gradients = (variable.value for variable in variables)
         return ops.stop_gradient(value), [ops.stop_gradient(g) for g in gradients]
 
     def save_own_variables(self, store: Any) -> None:
