@@ -165,10 +165,14 @@ def test_slices_change_nothing(monkeypatch, rng):
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-2)
 
 
-def test_tensors_are_joined_in_their_order(rng):
+@pytest.mark.parametrize("small", [0, 3000, 10_000])
+def test_tensors_are_joined_in_their_order(small, monkeypatch, rng):
+    """Where all, some or none of them are small enough to be read as one."""
+    monkeypatch.setattr(density_table, "SMALL", small)
     mixture = random_mixture(rng, 5)
     flat = random_weights(rng, mixture, 8000)
-    _, slopes, _ = evaluate([flat[:1].reshape(()), flat[1:4001], flat[4001:]], mixture)
+    parts = flat[:1].reshape(()), flat[1:4001].reshape(40, 100), flat[4001:4005], flat[4005:]
+    _, slopes, _ = evaluate(list(parts), mixture)
     _, (expected,), _ = evaluate([flat], mixture)
     np.testing.assert_array_equal(np.concatenate([s.reshape(-1) for s in slopes]), expected)
 
