@@ -26,7 +26,7 @@ import tfmot_sws as sws
 
 NUM_VALIDATION = 5_000
 PRETRAIN_EPOCHS = {"lenet-300-100": 20, "lenet-5-caffe": 12, "tutorial": 12}
-SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 30, "tutorial": 20}
+SHARE_EPOCHS = {"lenet-300-100": 40, "lenet-5-caffe": 25, "tutorial": 20}
 PRETRAIN_BATCH, SHARE_BATCH = 128, 512
 PRETRAIN_RATE, SHARE_RATE = 1e-3, 8e-3
 # Share of the steps in which the rate rises: a jump to so high a one throws away, on some
