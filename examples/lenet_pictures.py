@@ -23,9 +23,7 @@ def retrain(dense, data, validation, animation):
     """The wrapped network after training, and the history."""
     shared = sws.apply_soft_weight_sharing(dense)
     steps = EPOCHS * -(-len(data[0]) // lenet_mnist.SHARE_BATCH)
-    lenet_mnist.compile_model(
-        shared, steps, lenet_mnist.SHARE_RATE, lenet_mnist.SHARE_WARMUP
-    )
+    lenet_mnist.compile_model(shared, steps, lenet_mnist.SHARE_RATE, lenet_mnist.SHARE_WARMUP)
     history = shared.fit(
         *data,
         validation_data=validation,

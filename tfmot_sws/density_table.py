@@ -33,8 +33,9 @@ MAX_BEND = 128.0
 EXACT_BELOW = 4096
 # Tensors below this size are read as one: each reading costs as much as some thousand weights.
 SMALL = 1 << 15
-# Sums of ones in float32 stall at 2^24; slices keep the histograms far below.
-SLICE = 1 << 22
+# Larger tensors are read in slices of this size: what is computed in between, some 30 bytes a
+# weight, is held for one or two of them only. Float32 sums of ones stay exact as well.
+SLICE = 1 << 18
 # Log-proportion of a component that has died: exp() of it is 0, its gradient too.
 DEAD = -1e30
 
@@ -265,6 +266,7 @@ def _hermite(value_0: Tensor, value_1: Tensor, slope_0: Tensor, slope_1: Tensor)
     )
 
 
+@compiled
 def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
     """What the table says of some weights.
 
@@ -272,12 +274,18 @@ def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
         Sums of place^0 ... place^3 over the weights in each knot interval, shape
         (NUM_KNOTS, 4), and f'(w) of every weight.
     """
-    # Three compiled functions, as within a single one XLA locates the weights twice.
     interval, place = _locate(weights, table.cells)
-    return _power_sums(interval, place), _slopes(interval, place, table.slopes)
+    # One gather a column: XLA fuses those into a single loop, a gather of rows not.
+    a, b, c, d = (ops.take(table.slopes[:, power], interval) for power in range(4))
+    slopes = a + place * (b + place * (c + place * d))
+    # Four columns in one pass over the weights take little more time than one.
+    powers = ops.stack([ops.ones_like(place), place, place**2, place**3], axis=-1)
+    sums = ops.segment_sum(
+        ops.reshape(powers, (-1, 4)), ops.reshape(interval, (-1,)), NUM_KNOTS
+    )
+    return sums, slopes
 
 
-@compiled
 def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     """Knot interval (int32) and place in it (0..1) of every weight.
 
@@ -290,19 +298,3 @@ def _locate(weights: Tensor, cells: _Cells) -> tuple[Tensor, Tensor]:
     position = (weights - left) * density
     interval = ops.clip(first + ops.floor(position), 0.0, NUM_KNOTS - 1.0)
     return ops.cast(interval, "int32"), position - (interval - first)
-
-
-@compiled
-def _power_sums(interval: Tensor, place: Tensor) -> Tensor:
-    # Four columns in one pass over the weights take little more time than one.
-    columns = ops.stack([ops.ones_like(place), place, place**2, place**3], axis=-1)
-    return ops.segment_sum(
-        ops.reshape(columns, (-1, 4)), ops.reshape(interval, (-1,)), NUM_KNOTS
-    )
-
-
-@compiled
-def _slopes(interval: Tensor, place: Tensor, cubics: Tensor) -> Tensor:
-    # One gather a column: XLA fuses those into a single loop, a gather of rows not.
-    a, b, c, d = (ops.take(cubics[:, power], interval) for power in range(4))
-    return a + place * (b + place * (c + place * d))
