@@ -37,8 +37,9 @@ TRAINING_BYTES = 16
 
 def losses(prior: Any) -> list[Callable[[Any], Any]]:
     """What a step pays for: snapping, and at one step in a few the evaluation."""
+    one = ops.ones(())
     return [
-        lambda weights: ops.sum(prior.snap([weights], ops.ones(()))[0]),
+        lambda weights: ops.sum(prior.snap([weights], one, dither=0.5 * one, step=one)[0]),
         lambda weights: prior.complexity_loss([weights]),
     ]
 
