@@ -27,7 +27,7 @@ ALLOWED = {
     "compilation": set(),
     "hyperpriors": set(),
     "binning": set(),
-    "density_table": {"binning", "compilation"},
+    "density_table": {"compilation"},
     "dither": set(),
     "assignment": {"binning", "compilation", "density_table", "dither"},
     "prior": {
@@ -48,6 +48,7 @@ ALLOWED = {
     "model": {
         "callbacks",
         "complexity_weight",
+        "density_table",
         "held_gradients",
         "hyperpriors",
         "model_view",
