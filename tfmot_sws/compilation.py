@@ -89,7 +89,7 @@ def assign_when(
         compute: returns a tensor for each of them; is called in a branch of its own.
     """
     if keras.backend.backend() == "jax":
-        # A branch of JAX has no side effects; what it hands on is not copied either.
+        # A branch of JAX has no side effects.
         values = ops.cond(condition, compute, lambda: [v.value for v in variables])
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

@@ -133,9 +133,10 @@ def _read_all(weights: list[Tensor], table: _Table) -> tuple[Tensor, list[Tensor
             end = begin + _size(weights[i])
             slopes[i] = ops.reshape(joined[begin:end], weights[i].shape)
             begin = end
-    for i in set(range(len(weights))) - set(small):
-        part, slopes[i] = _read_slices(weights[i], table)
-        histogram += part
+    for i, tensor in enumerate(weights):
+        if i not in small:
+            part, slopes[i] = _read_slices(tensor, table)
+            histogram += part
     return histogram, slopes
 
 
