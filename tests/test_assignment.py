@@ -134,6 +134,30 @@ def test_gradients(snap, width, weights, mixture, rng):
     np.testing.assert_allclose(to_means, snap * sums, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_factor_on_the_gradient_of_the_means_alone(factor, weights, mixture):
+    tensors, means = [tf.constant(w) for w in weights], tf.constant(MEANS)
+
+    @tf.function
+    def gradients(**arguments):
+        with tf.GradientTape() as tape:
+            tape.watch([*tensors, means])
+            moved = snap_to_means(
+                tensors,
+                mixture._replace(means=means),
+                tf.constant(0.2),
+                tf.constant(0.5),
+                **arguments,
+            )
+            loss = sum(tf.reduce_sum(m * m) for m in moved)
+        return tape.gradient(loss, [*tensors, means])
+
+    plain, found = gradients(), gradients(for_means=tf.constant(factor))
+    for one, other in zip(plain[:-1], found[:-1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(found[-1], factor * plain[-1], rtol=1e-6)
+
+
 def test_gradient_of_an_embedding(mixture):
     table = tf.Variable(np.linspace(-0.5, 0.5, 12, dtype="float32").reshape(4, 3))
 

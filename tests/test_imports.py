@@ -48,7 +48,6 @@ ALLOWED = {
     "model": {
         "callbacks",
         "complexity_weight",
-        "density_table",
         "held_gradients",
         "hyperpriors",
         "model_view",

@@ -59,6 +59,7 @@ def snap_to_means(
     snap: Tensor,
     *,
     noise: Noise | None = None,
+    for_means: Tensor | None = None,
 ) -> list[Tensor]:
     """The weights moved the share `snap` of the way to their component's mean.
 
@@ -72,6 +73,8 @@ def snap_to_means(
         width: as for `assign`.
         snap: scalar tensor in [0, 1].
         noise: is added to the weights as they are assigned, and only there.
+        for_means: scalar tensor, a factor on the gradient of the means, which costs
+            nothing where it is 0; `None` for 1.
 
     Returns:
         A tensor for each of `weights`, of its shape.
@@ -80,6 +83,7 @@ def snap_to_means(
         "mixture": [ops.stop_gradient(field) for field in mixture],
         "width": [] if width is None else [ops.stop_gradient(width)],
         "noise": [] if noise is None else list(noise),
+        "for_means": [] if for_means is None else [for_means],
     }
 
     leaves = keras.tree.flatten(fixed)
@@ -93,7 +97,7 @@ def snap_to_means(
         def gradient(upstream: list[Tensor]) -> list[Tensor]:
             # The gradient of an embedding comes without a static shape.
             upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
-            sums = _member_sums(upstream, slots, means)
+            sums = _scaled_sums(upstream, slots, means, *packed["for_means"])
             unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
             return [snap * sums, *unused, *upstream]
 
@@ -124,6 +128,19 @@ def _move(weights: Sequence[Tensor], snap: Tensor, fixed: dict[str, list[Tensor]
         values.append((1.0 - snap) * weight + snap * mean)
         slots.append(ops.cast(index, "uint8"))
     return values, slots
+
+
+def _scaled_sums(
+    values: Sequence[Tensor], slots: list[Tensor], means: Tensor, factor: Tensor | None = None
+) -> Tensor:
+    """`_member_sums` times the factor; not computed where that is 0."""
+    if factor is None:
+        return _member_sums(values, slots, means)
+    return ops.cond(
+        ops.equal(factor, 0.0),
+        lambda: ops.zeros_like(means),
+        lambda: factor * _member_sums(values, slots, means),
+    )
 
 
 @compiled

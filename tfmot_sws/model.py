@@ -13,7 +13,6 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.complexity_weight import default_complexity_weight
-from tfmot_sws.density_table import MixtureTensors
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.model_view import (
@@ -268,8 +267,7 @@ class SoftWeightSharing(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Calls the wrapped model with snapped weights; adds the losses in training."""
-        mixtures = self._mixtures()
-        shared = self._snapped_weights(mixtures, training=bool(training))
+        shared, complexity = self._share_step(training=bool(training))
         taken = {id(variable) for variable, _ in shared}
         others = [v for v in self.inner.variables if id(v) not in taken]
         scope = keras.StatelessScope(
@@ -283,7 +281,7 @@ class SoftWeightSharing(keras.Model):
             after = scope.get_current_value(variable)
             if after is not value:
                 variable.assign(after)
-        losses = [*scope.losses, *([self._complexity_loss(mixtures)] if training else [])]
+        losses = [*scope.losses, *complexity]
         self._replica_losses.note(losses)
         for loss in losses:
             self.add_loss(loss)
@@ -294,35 +292,37 @@ class SoftWeightSharing(keras.Model):
         """As of any Keras layer, and within `tf.distribute` those of one replica."""
         return self._replica_losses.without_others(super().losses)
 
-    def _mixtures(self) -> list[MixtureTensors]:
-        """The mixtures as tensors, once a step for all that is computed with them.
+    def _share_step(
+        self, *, training: bool
+    ) -> tuple[list[tuple[keras.Variable, Tensor]], list[Tensor]]:
+        """The snapped weights, each with its variable; in training also the complexity loss.
 
-        Each variable must be read once only. While the prior's pull is held, the update of
-        a variable depends on no other reading of it, and TensorFlow's graph optimizer then
-        drops the rule that the reading comes first: the snap would at times see the mixture
-        of the next step.
+        The mixture's variables must be read once only. While the prior's pull is held, the
+        update of a variable depends on no other reading of it, and TensorFlow's graph
+        optimizer then drops the rule that the reading comes first: the snap would at times
+        see the mixture of the next step.
         """
-        return [prior.tensors() for prior in self.priors]
-
-    def _snapped_weights(
-        self, mixtures: list[MixtureTensors], *, training: bool
-    ) -> list[tuple[keras.Variable, Tensor]]:
         share, dither = self.snap.value, self.dither.value if training else None
         snapped: list[tuple[keras.Variable, Tensor]] = []
-        for prior, mixture, variables in zip(
-            self.priors, mixtures, self.shared_variables, strict=True
+        losses = []
+        for prior, held, variables in zip(
+            self.priors, self.held_gradients, self.shared_variables, strict=True
         ):
-            weights = [ops.cast(v, "float32") for v in variables]
+            mixture = prior.tensors()
+            weights = [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
+            if training:
+                losses.append(held.complexity_loss(prior, weights, mixture))
             moved = prior.snap(
                 weights, share, dither=dither, step=self.steps.value, mixture=mixture
             )
             for v, tensor in zip(variables, moved, strict=True):
                 snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
-        if training:
-            self.steps.assign_add(1.0)
-        return snapped
+        if not training:
+            return snapped, []
+        self.steps.assign_add(1.0)
+        return snapped, [self._weighted(sum(losses))]
 
-    def _complexity_loss(self, mixtures: list[MixtureTensors]) -> Tensor:
+    def _weighted(self, loss: Tensor) -> Tensor:
         """(tau / N) times the priors' loss, also summed up for the logs."""
         if self.train_size is None:
             raise ValueError(
@@ -330,16 +330,6 @@ class SoftWeightSharing(keras.Model):
                 "its data; in a loop of your own, pass train_size= to "
                 "apply_soft_weight_sharing."
             )
-        loss = sum(
-            held.complexity_loss(
-                prior,
-                [self._without_zeros(v, ops.cast(v, "float32")) for v in variables],
-                mixture,
-            )
-            for held, prior, mixture, variables in zip(
-                self.held_gradients, self.priors, mixtures, self.shared_variables, strict=True
-            )
-        )
         loss = loss * self.complexity_weight.value / float(self.train_size)
         self.complexity_sum.assign_add(ops.stop_gradient(loss))
         self.complexity_steps.assign_add(1.0)

@@ -21,6 +21,8 @@ Tensor = Any
 
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
+# The means take a gradient at one step of so many; see `GaussianMixturePrior.snap`.
+_MEANS_PERIOD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,19 +145,40 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def _add_variables(self) -> None:
         others = self.num_components - 1
-        self._means = self._trained("means", others)
-        self._log_precisions = self._trained("log_precisions", self.num_components)
-        self._log_proportions = self._trained("log_proportions", others)
+        rates = self.options.learning_rates
+        fields = {
+            "means": (others, rates.means),
+            "log_precisions": (self.num_components, rates.log_precisions),
+            "log_proportions": (others, rates.log_proportions),
+        }
         if isinstance(self.zero_proportion, BetaHyperprior):
-            self._zero_logit = self._trained("zero_logit", 1)
+            fields["zero_logit"] = (1, rates.log_proportions)
+        self._fields = tuple(fields)
+        self._ends = np.cumsum([size for size, _ in fields.values()])
+        self._rates = np.concatenate(
+            [np.full(n, rate, np.float32) for n, rate in fields.values()]
+        )
+        # One variable for all: an optimizer takes as long for a few numbers as for thousands.
+        self._trained = self.add_weight(
+            name="mixture", shape=(int(self._ends[-1]),), initializer="zeros"
+        )
         self.alive = self._state("alive", np.ones(self.num_components))
         self.scale = self._state("scale", 1.0)
         zero, rest = self.options.zero.stddev, self.options.others.stddev
         self.target_stddevs = self._state("target_stddevs", [zero, rest])
         self.assignment_width = self._state("assignment_width", self.options.assignment_width)
 
-    def _trained(self, name: str, size: int) -> keras.Variable:
-        return self.add_weight(name=name, shape=(size,), initializer="zeros")
+    def by_field(self, vector: Tensor) -> dict[str, Tensor]:
+        """The parts of a vector laid out as the trained variable, such as its gradient.
+
+        Args:
+            vector: shape of `trainable_variables[0]`.
+
+        Returns:
+            By name: "means" mu_k, (K - 1,); "log_precisions" gamma_k, (K,);
+            "log_proportions" rho_k, (K - 1,); and if pi_0 is learned "zero_logit", (1,).
+        """
+        return dict(zip(self._fields, ops.split(vector, self._ends[:-1].tolist()), strict=True))
 
     def _state(self, name: str, value: Any) -> keras.Variable:
         value = np.asarray(value, np.float32)
@@ -171,15 +194,13 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def tensors(self) -> MixtureTensors:
         """The mixture as tensors, differentiable in the trained variables."""
-        rates = self.options.learning_rates
-        means = _at_rate(self._means, rates.means)
-        proportions = _at_rate(self._log_proportions, rates.log_proportions)
-        log_zero, log_rest = self._log_zero()
+        fields = self.by_field(_at_rate(self._trained, self._rates))
+        log_zero, log_rest = self._log_zero(fields)
         others_alive = self.alive.value[1:] > 0.5
-        proportions = ops.where(others_alive, proportions, DEAD)
+        proportions = ops.where(others_alive, fields["log_proportions"], DEAD)
         return MixtureTensors(
-            ops.concatenate([ops.zeros((1,)), means]),
-            _at_rate(self._log_precisions, rates.log_precisions),
+            ops.concatenate([ops.zeros((1,)), fields["means"]]),
+            fields["log_precisions"],
             ops.concatenate(
                 [
                     ops.reshape(log_zero, (1,)),
@@ -188,11 +209,10 @@ class GaussianMixturePrior(keras.layers.Layer):
             ),
         )
 
-    def _log_zero(self) -> tuple[Tensor, Tensor]:
+    def _log_zero(self, fields: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log pi_0 and log(1 - pi_0)."""
         if isinstance(self.zero_proportion, BetaHyperprior):
-            rate = self.options.learning_rates.log_proportions
-            logit = _at_rate(self._zero_logit, rate)[0]
+            logit = fields["zero_logit"][0]
             return ops.log_sigmoid(logit), ops.log_sigmoid(-logit)
         zero = np.float32(self.zero_proportion)
         return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
@@ -223,7 +243,9 @@ class GaussianMixturePrior(keras.layers.Layer):
         on_others = gamma_negative_log_prob(gamma[1:], alphas[1], targets[1])
         loss = on_zero + ops.sum(ops.where(self.alive.value[1:] > 0.5, on_others, 0.0))
         if isinstance(self.zero_proportion, BetaHyperprior):
-            loss += self.zero_proportion.negative_log_prob(*self._log_zero())
+            log_zero = mixture.log_proportions[0]
+            log_rest = ops.log(-ops.expm1(log_zero))
+            loss += self.zero_proportion.negative_log_prob(log_zero, log_rest)
         return loss
 
     def assign(self, weights: Tensor) -> Tensor:
@@ -246,14 +268,29 @@ class GaussianMixturePrior(keras.layers.Layer):
             share: scalar tensor.
             dither: scalar tensor, the standard deviation of noise on the assignment in
                 assignment widths; `None` for none.
-            step: scalar tensor, the number of the step, from which the noise follows.
+            step: scalar tensor, the number of the step, from which follow the noise, and
+                whether the means get a gradient: twice theirs at every second step,
+                unless `renewal_period` is 1. `None` for no noise and each step's gradient.
             mixture: `tensors()`, where those are at hand.
         """
         mixture = self.tensors() if mixture is None else mixture
         width = self._common_width()
         unit = self.scale.value if width is None else width
         noise = None if dither is None else Noise(dither * unit, step)
-        return snap_to_means(weights, mixture, width, share, noise=noise)
+        for_means = None if step is None else self._factor_for_means(step)
+        return snap_to_means(weights, mixture, width, share, noise=noise, for_means=for_means)
+
+    def _factor_for_means(self, step: Tensor) -> Tensor | None:
+        """What the gradient of the means is multiplied by at a step.
+
+        Their members' sums cost a third of what soft weight-sharing adds to the step of a
+        small network. So every second step has twice the gradient, the others none: on
+        average that is the same, and K numbers from so many weights are hardly noisier.
+        """
+        period = min(_MEANS_PERIOD, self.options.renewal_period)
+        if period == 1:
+            return None
+        return ops.where(step % period < 0.5, float(period), 0.0)
 
     def _common_width(self) -> Tensor | None:
         """The width of the assignment, or `None` for each component's own."""
@@ -314,17 +351,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             mixture: at most K components.
             slots: distinct slots, one a component, ascending; the first is 0.
         """
-        rates = self.options.learning_rates
         inner = slots[1:] - 1
-        _write(self._means, inner, mixture.means[1:] / rates.means)
-        log_precisions = np.log(mixture.precisions)
-        _write(self._log_precisions, slots, log_precisions / rates.log_precisions)
+        trained = ops.convert_to_numpy(self._trained) * self._rates
+        fields = dict(zip(self._fields, np.split(trained, self._ends[:-1]), strict=True))
         log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
-        _write(self._log_proportions, inner, log_proportions[1:] / rates.log_proportions)
-        if isinstance(self.zero_proportion, BetaHyperprior):
+        fields["means"][inner] = mixture.means[1:]
+        fields["log_precisions"][slots] = np.log(mixture.precisions)
+        fields["log_proportions"][inner] = log_proportions[1:]
+        if "zero_logit" in fields:
             rest = max(1.0 - mixture.mixing_proportions[0], _LEAST_PROPORTION)
-            logit = log_proportions[0] - np.log(rest)
-            self._zero_logit.assign([logit / rates.log_proportions])
+            fields["zero_logit"][:] = log_proportions[0] - np.log(rest)
+        self._trained.assign(trained / self._rates)
         alive = np.zeros(self.num_components, np.float32)
         alive[slots] = 1.0
         self.alive.assign(alive)
@@ -354,16 +391,10 @@ class GaussianMixturePrior(keras.layers.Layer):
         return cls(options=PriorOptions(**options), **config)
 
 
-def _at_rate(variable: keras.Variable, rate: float) -> Tensor:
+def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
     """theta = r v in value, with the gradient of theta handed on to v unscaled."""
     value = ops.cast(variable, "float32")
-    return value + ops.stop_gradient((rate - 1.0) * value)
-
-
-def _write(variable: keras.Variable, index: NDArray[np.intp], values: NDArray) -> None:
-    array = ops.convert_to_numpy(variable)
-    array[index] = values
-    variable.assign(array)
+    return value + ops.stop_gradient((rates - 1.0) * value)
 
 
 def _check_components(num_components: int) -> None:

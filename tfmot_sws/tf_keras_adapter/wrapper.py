@@ -45,9 +45,8 @@ class Sharing:
     assignments = _KERAS_3.assignments
     _keeps_zeros = _KERAS_3._keeps_zeros
     _without_zeros = _KERAS_3._without_zeros
-    _mixtures = _KERAS_3._mixtures
-    _snapped_weights = _KERAS_3._snapped_weights
-    _complexity_loss = _KERAS_3._complexity_loss
+    _share_step = _KERAS_3._share_step
+    _weighted = _KERAS_3._weighted
     _set_train_size = _KERAS_3._set_train_size
     settle_complexity_weight = _KERAS_3.settle_complexity_weight
 
@@ -101,13 +100,12 @@ class Sharing:
 
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
-        mixtures = self._mixtures()
-        snapped = self._snapped_weights(mixtures, training=bool(training))
+        snapped, losses = self._share_step(training=bool(training))
         tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]
         with self._replacement(tensors):
             outputs = self.inner(inputs, **kwargs)
-        if training:
-            self.add_loss(self._complexity_loss(mixtures))
+        for loss in losses:
+            self.add_loss(loss)
         return outputs
 
     def _sharing_config(self) -> dict[str, Any]:
