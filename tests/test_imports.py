@@ -44,18 +44,17 @@ ALLOWED = {
     "selection": {"model_view"},
     "train_size": set(),
     "replica_losses": set(),
-    # The wrapper adds the default callback when `fit` is called without one.
-    "model": {
-        "callbacks",
-        "complexity_weight",
-        "held_gradients",
+    "sharing": {"complexity_weight", "held_gradients", "prior", "selection"},
+    # `fit` without the callback adds the default one.
+    "fitting": {"callbacks", "train_size"},
+    "model": {"fitting", "prior", "replica_losses", "selection", "sharing"},
+    "wrapping": {
         "hyperpriors",
+        "model",
         "model_view",
         "prior",
-        "replica_losses",
         "selection",
         "tf_keras_adapter",
-        "train_size",
     },
     "callbacks": {"complexity_weight", "mixture", "model", "model_view", "prior", "schedules"},
     "rebuild": {"model_view", "tf_keras_adapter"},
@@ -64,11 +63,11 @@ ALLOWED = {
     "tf_keras_adapter": {
         "callbacks",
         "coding",
-        "held_gradients",
-        "model",
+        "fitting",
         "model_view",
         "prior",
         "selection",
+        "sharing",
         "strip",
         "tf_keras_adapter",
         "train_size",

@@ -12,7 +12,7 @@ from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.int8_grid import place_on_int8_grid
 from tfmot_sws.litert import convert_to_tflite, export, predict_tflite, verify_tflite
 from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model import SoftWeightSharing, apply_soft_weight_sharing
+from tfmot_sws.model import SoftWeightSharing
 from tfmot_sws.prior import GaussianMixturePrior, LearningRates, PriorOptions
 from tfmot_sws.report import CompressionReport, compression_report
 from tfmot_sws.scopes import soft_weight_sharing_scope
@@ -22,6 +22,7 @@ from tfmot_sws.summaries import SoftWeightSharingSummaries
 from tfmot_sws.tflite_converter import ExportError
 from tfmot_sws.verification import Verification
 from tfmot_sws.visualization.recorder import WeightMovementRecorder
+from tfmot_sws.wrapping import apply_soft_weight_sharing
 
 __all__ = [
     "AnnealAndMerge",

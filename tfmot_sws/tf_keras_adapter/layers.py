@@ -14,7 +14,7 @@ from tfmot_sws.prior import GaussianMixturePrior
 from tfmot_sws.selection import Selector, WeightChoice, check_finite, choose_weights
 from tfmot_sws.strip import stripped_values
 from tfmot_sws.tf_keras_adapter.places import only_replaceable
-from tfmot_sws.tf_keras_adapter.wrapper import Sharing, check_model
+from tfmot_sws.tf_keras_adapter.wrapper import TfKerasSharing, check_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerSettings:
 
 
 @tf_keras.saving.register_keras_serializable(package="tfmot_sws")
-class SoftWeightSharingLayer(Sharing, tf_keras.layers.Wrapper):
+class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
     """A tf_keras layer under soft weight-sharing, with a mixture of its own.
 
     Made by `apply_soft_weight_sharing(layer, train_size=...)`. A layer that has its
@@ -77,9 +77,9 @@ class SoftWeightSharingLayer(Sharing, tf_keras.layers.Wrapper):
                 [self._prior] if group else [],
                 [group] if group else [],
                 choices,
-                settings.complexity_weight,
-                settings.train_size,
-                settings.preserve_sparsity,
+                complexity_weight=settings.complexity_weight,
+                train_size=settings.train_size,
+                preserve_sparsity=settings.preserve_sparsity,
             )
             for prior, variables in zip(self.priors, self.shared_variables, strict=True):
                 prior.fit_initial([v.numpy() for v in variables])

@@ -8,95 +8,52 @@ import keras
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws import model as keras3
-from tfmot_sws.held_gradients import HeldGradients
-from tfmot_sws.model_view import ModelView, VariableView
+from tfmot_sws.fitting import fit_arguments
+from tfmot_sws.model_view import ModelView
 from tfmot_sws.prior import GaussianMixturePrior
 from tfmot_sws.selection import WeightChoice
+from tfmot_sws.sharing import Sharing, choices_from_config
 from tfmot_sws.tf_keras_adapter.callbacks import for_tf_keras
 from tfmot_sws.tf_keras_adapter.places import Replacement, find_places
 from tfmot_sws.train_size import count_examples
 
-# Its methods are borrowed, which work on any object with its attributes.
-_KERAS_3: Any = keras3.SoftWeightSharing
 
-
-class Sharing:
+class TfKerasSharing(Sharing):
     """What wrapped tf_keras models and layers have in common.
 
     Mixtures and scalars are Keras 3 objects, kept out of sight of tf_keras; the
     tf.Variables beneath them are tracked by it, so that its optimizer trains them and its
-    checkpoints hold them. What is computed with them is the Keras 3 wrapper's own code.
+    checkpoints hold them.
     """
 
     inner: Any
-    priors: list[GaussianMixturePrior]
-    shared_weights: list[WeightChoice]
-    base_complexity_weight: float | None
     add_loss: Any
-    _groups: list[list[int]]
-    _replacement: Replacement
-    train_size: int | None
-    preserve_sparsity: bool
-    shared_variables: list[list[VariableView]]
     inner_view: ModelView
-    held_gradients: list[HeldGradients]
-
-    assignments = _KERAS_3.assignments
-    _keeps_zeros = _KERAS_3._keeps_zeros
-    _without_zeros = _KERAS_3._without_zeros
-    _share_step = _KERAS_3._share_step
-    _weighted = _KERAS_3._weighted
-    _set_train_size = _KERAS_3._set_train_size
-    settle_complexity_weight = _KERAS_3.settle_complexity_weight
+    _replacement: Replacement
 
     def _share(
         self,
         priors: list[GaussianMixturePrior],
         groups: list[list[int]],
         choices: list[WeightChoice],
-        complexity_weight: float | None,
-        train_size: int | None,
-        preserve_sparsity: bool,
+        **settings: Any,
     ) -> None:
         """Takes over the mixtures; `inner` is built."""
         view = ModelView(self.inner)
         shared = [[view.weights[position] for position in group] for group in groups]
         places = find_places(self.inner)
-        scalars = {
-            name: _scalar(name, value)
-            for name, value in (
-                ("complexity_weight", complexity_weight or 0.0),
-                ("snap", 0.0),
-                ("dither", 0.0),
-                ("steps", 0.0),
-                ("complexity_sum", 0.0),
-                ("complexity_steps", 0.0),
-            )
-        }
-        held = [
-            HeldGradients.of(prior, [tuple(v.shape) for v in variables])
-            for prior, variables in zip(priors, shared, strict=True)
-        ]
+        state = self._sharing_state(shared, priors, groups, choices, _scalar, **settings)
         # Past `__setattr__`: tf_keras would take a Keras 3 layer for one of its own.
         vars(self).update(
-            scalars,
+            state,
             inner_view=view,
-            priors=list(priors),
-            held_gradients=held,
             shared_variables=shared,
-            shared_weights=list(choices),
-            base_complexity_weight=complexity_weight,
-            train_size=train_size,
-            preserve_sparsity=preserve_sparsity,
-            _groups=[list(group) for group in groups],
             _replacement=Replacement([places[id(v.value)] for group in shared for v in group]),
         )
-        layers: list[keras.layers.Layer] = [*priors, *held]
+        layers: list[keras.layers.Layer] = [*state["priors"], *state["held_gradients"]]
+        scalars = [value for value in state.values() if isinstance(value, keras.Variable)]
         variables = [v for layer in layers for v in layer.variables]
-        self.mixture_variables = [v.value for v in (*variables, *scalars.values())]
-        if train_size is not None:
-            self._set_train_size(train_size)
+        self.mixture_variables = [v.value for v in (*variables, *scalars)]
 
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
@@ -108,20 +65,9 @@ class Sharing:
             self.add_loss(loss)
         return outputs
 
-    def _sharing_config(self) -> dict[str, Any]:
-        return {
-            "inner": tf_keras.saving.serialize_keras_object(self.inner),
-            "priors": [prior.get_config() for prior in self.priors],
-            "groups": self._groups,
-            "choices": [vars(choice) for choice in self.shared_weights],
-            "complexity_weight": self.base_complexity_weight,
-            "train_size": self.train_size,
-            "preserve_sparsity": self.preserve_sparsity,
-        }
-
 
 @tf_keras.saving.register_keras_serializable(package="tfmot_sws")
-class SoftWeightSharing(Sharing, tf_keras.Model):
+class SoftWeightSharing(TfKerasSharing, tf_keras.Model):
     """A tf_keras model under soft weight-sharing; made by `apply_soft_weight_sharing`.
 
     It is used as the wrapper of Keras 3 models is, `tfmot_sws.SoftWeightSharing`, and has
@@ -144,16 +90,14 @@ class SoftWeightSharing(Sharing, tf_keras.Model):
         groups: list[list[int]],
         choices: list[WeightChoice],
         *,
-        complexity_weight: float | None,
-        train_size: int | None,
-        preserve_sparsity: bool = False,
         name: str | None = None,
+        **settings: Any,
     ) -> None:
         # The policy of `inner` stays its own: the mixture is computed in float32.
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        self._share(priors, groups, choices, complexity_weight, train_size, preserve_sparsity)
+        self._share(priors, groups, choices, **settings)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -188,35 +132,29 @@ class SoftWeightSharing(Sharing, tf_keras.Model):
         Raises:
             ValueError: when the number of training examples is needed and unknown.
         """
-        arguments = keras3.fit_arguments(tf_keras.Model.fit, self, args, kwargs, _num_examples)
+        arguments = fit_arguments(tf_keras.Model.fit, self, args, kwargs, _num_examples)
         arguments["callbacks"] = for_tf_keras(arguments["callbacks"])
         return super().fit(**arguments)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
-        return {**self._sharing_config(), "name": self.name}
+        return {
+            "inner": tf_keras.saving.serialize_keras_object(self.inner),
+            "priors": [prior.get_config() for prior in self.priors],
+            **self._sharing_config(),
+            "name": self.name,
+        }
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> SoftWeightSharing:
         """The inverse of `get_config`."""
-        inner, priors, choices, config = parse_config(config, custom_objects)
+        config = dict(config)
+        inner = tf_keras.layers.deserialize(config.pop("inner"), custom_objects)
+        priors = [GaussianMixturePrior.from_config(prior) for prior in config.pop("priors")]
+        choices = choices_from_config(config.pop("choices"))
         return cls(inner, priors, config.pop("groups"), choices, **config)
-
-
-def parse_config(
-    config: dict[str, Any], custom_objects: dict[str, Any] | None
-) -> tuple[Any, list[GaussianMixturePrior], list[WeightChoice], dict[str, Any]]:
-    """The objects in a wrapper's configuration, and what else is in it."""
-    config = dict(config)
-    inner = tf_keras.layers.deserialize(config.pop("inner"), custom_objects)
-    priors = [GaussianMixturePrior.from_config(prior) for prior in config.pop("priors")]
-    choices = [
-        WeightChoice(**{**choice, "shape": tuple(choice["shape"])})
-        for choice in config.pop("choices")
-    ]
-    return inner, priors, choices, config
 
 
 def _scalar(name: str, value: float) -> keras.Variable:
