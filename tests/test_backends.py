@@ -11,16 +11,17 @@ import pytest
 TESTS = pathlib.Path(__file__).parent
 
 # JAX compiles every step anew, which takes its time: one family of each kind of trouble.
-FAMILIES = {"jax": "functional or subclassed", "torch": "test"}
+TESTS_OF = {"jax": "functional or subclassed or compilation", "torch": "test"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", sorted(FAMILIES))
+@pytest.mark.parametrize("backend", sorted(TESTS_OF))
 def test_families_train_strip_and_export(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
+    files = [str(TESTS / f"test_{name}.py") for name in ("families", "compilation")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/test_families.py", "-k", FAMILIES[backend]],
+        [sys.executable, "-m", "pytest", *files, "-k", TESTS_OF[backend]],
         capture_output=True,
         text=True,
         check=False,

@@ -113,7 +113,8 @@ def value_and_gradients(
         arguments: floating-point tensors.
 
     Returns:
-        The scalar, and a tensor for each argument, of its shape.
+        The scalar, and a tensor for each argument, of its shape; zeros for one that has
+        no part in it.
     """
     backend = keras.backend.backend()
     if backend == "jax":
@@ -128,7 +129,8 @@ def value_and_gradients(
         with torch.enable_grad():
             leaves = [argument.detach().requires_grad_() for argument in arguments]
             value = function(*leaves)
-            return value.detach(), list(torch.autograd.grad(value, leaves))
+            gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
+            return value.detach(), list(gradients)
     import tensorflow as tf
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:

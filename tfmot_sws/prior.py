@@ -394,7 +394,7 @@ class GaussianMixturePrior(keras.layers.Layer):
 def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
     """theta = r v in value, with the gradient of theta handed on to v unscaled."""
     value = ops.cast(variable, "float32")
-    return value + ops.stop_gradient((rates - 1.0) * value)
+    return value + ops.stop_gradient(ops.convert_to_tensor(rates - 1.0) * value)
 
 
 def _check_components(num_components: int) -> None:
