@@ -109,9 +109,15 @@ def compile_model(model, num_steps, learning_rate, warmup=0.0):
     )
     model.compile(
         keras.optimizers.Adam(schedule),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+
+
+def one_hot(data):
+    """Images, and labels as the loss takes them."""
+    x, y = data
+    return x, keras.utils.to_categorical(y, 10)
 
 
 def measure_error(model, data):
@@ -137,7 +143,7 @@ def train(
     backup = keras.callbacks.BackupAndRestore(folder)
     model.fit(
         *data,
-        validation_data=validation,
+        validation_data=one_hot(validation),
         validation_batch_size=1000,
         epochs=epochs,
         batch_size=batch_size,
@@ -154,7 +160,7 @@ def pretrain(net, folder, data, validation):
     model = NETS[net]()
     train(
         model,
-        data,
+        one_hot(data),
         validation,
         folder / "backup_dense",
         epochs=PRETRAIN_EPOCHS[net],
@@ -166,11 +172,13 @@ def pretrain(net, folder, data, validation):
 
 
 def share_weights(dense, folder, data, validation, epochs, **settings):
-    """The network under soft weight-sharing, trained."""
+    """The network under soft weight-sharing, trained on labels and the dense one's answers."""
+    x, y = data
+    targets = sws.soft_targets(dense, x, y)
     shared = sws.apply_soft_weight_sharing(dense, **settings)
     train(
         shared,
-        data,
+        (x, targets),
         validation,
         folder / "backup_shared",
         epochs=epochs,

@@ -21,12 +21,14 @@ NET, EPOCHS, DPI = "lenet-300-100", 40, 80
 
 def retrain(dense, data, validation, animation):
     """The wrapped network after training, and the history."""
+    targets = sws.soft_targets(dense, *data)
     shared = sws.apply_soft_weight_sharing(dense)
     steps = EPOCHS * -(-len(data[0]) // lenet_mnist.SHARE_BATCH)
     lenet_mnist.compile_model(shared, steps, lenet_mnist.SHARE_RATE, lenet_mnist.SHARE_WARMUP)
     history = shared.fit(
-        *data,
-        validation_data=validation,
+        data[0],
+        targets,
+        validation_data=lenet_mnist.one_hot(validation),
         batch_size=lenet_mnist.SHARE_BATCH,
         epochs=EPOCHS,
         verbose=2,

@@ -13,11 +13,11 @@ from tfmot_sws.complexity_weight import default_complexity_weight, peak_learning
 @pytest.mark.parametrize(
     ("train_size", "rate", "expected"),
     [
-        (50_000, 8e-3, 0.1),
-        (10**7, 8e-3, 0.1),
-        (500, 8e-3, 0.01),
-        (50_000, 1.0, 0.1),
-        (50_000, 4e-3, 0.05),
+        (50_000, 8e-3, 0.09),
+        (10**7, 8e-3, 0.09),
+        (500, 8e-3, 0.009),
+        (50_000, 1.0, 0.09),
+        (50_000, 4e-3, 0.045),
     ],
 )
 def test_default(train_size, rate, expected):
@@ -58,7 +58,7 @@ def test_schedule_of_a_class_that_nobody_knows():
     assert peak_learning_rate(keras.optimizers.Adam(Own()), 10) == pytest.approx(7e-3)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 0.1 * 0.04 * 0.25), (0.3, 0.3)])
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.09 * 0.04 * 0.25), (0.3, 0.3)])
 def test_is_settled_at_the_first_fit(given, expected):
     shared = sws.apply_soft_weight_sharing(
         sequential(), num_components=3, complexity_weight=given

@@ -44,6 +44,7 @@ ALLOWED = {
     "selection": {"model_view"},
     "train_size": set(),
     "replica_losses": set(),
+    "distillation": set(),
     "sharing": {"complexity_weight", "held_gradients", "prior", "selection"},
     # `fit` without the callback adds the default one.
     "fitting": {"callbacks", "train_size"},

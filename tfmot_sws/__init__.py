@@ -8,6 +8,7 @@ from tfmot_sws.codebook import ClusteredTensor
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.distillation import soft_targets
 from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.int8_grid import place_on_int8_grid
 from tfmot_sws.litert import convert_to_tflite, export, predict_tflite, verify_tflite
@@ -54,6 +55,7 @@ __all__ = [
     "place_on_int8_grid",
     "predict_tflite",
     "save_compressed",
+    "soft_targets",
     "soft_weight_sharing_scope",
     "strip_soft_weight_sharing",
     "verify_tflite",
