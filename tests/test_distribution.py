@@ -142,11 +142,12 @@ def test_two_processes_equal_one(jax, process, run):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_training_reached_a_state_worth_comparing(tensorflow, run):
-    """Several components, weights that moved, and a loss that fell by more than the prior."""
+    """Several components, a prior that pulls, and an error that falls once snapping is done."""
     single = tensorflow[0]
     assert single[f"{run}/logs/num_components"][-1] >= 3
     assert single[f"{run}/logs/complexity_loss"][-1] != 0
-    assert single[f"{run}/logs/error_loss"][-1] < single[f"{run}/logs/error_loss"][0]
+    errors = single[f"{run}/logs/error_loss"]
+    assert errors[-1] < 0.9 * errors.max()
 
 
 def test_complexity_counts_once_in_the_logs(tensorflow, jax):
