@@ -132,12 +132,13 @@ class Sharing:
     ) -> tuple[list[tuple[keras.Variable, Tensor]], list[Tensor]]:
         """The snapped weights, each with its variable; in training also the complexity loss.
 
-        The mixture's variables must be read once only. While the prior's pull is held, the
-        update of a variable depends on no other reading of it, and TensorFlow's graph
-        optimizer then drops the rule that the reading comes first: the snap would at times
-        see the mixture of the next step.
+        The mixture's variables, and the number of the step, must be read once only. While
+        the prior's pull is held, the update of a variable depends on no other reading of
+        it, and TensorFlow's graph optimizer then drops the rule that the reading comes
+        first: the snap would at times see the mixture of the next step.
         """
-        share, dither = self.snap.value, self.dither.value if training else None
+        share, step = self.snap.value, self.steps.value
+        dither = self.dither.value if training else None
         snapped: list[tuple[keras.Variable, Tensor]] = []
         losses = []
         for prior, held, variables in zip(
@@ -147,9 +148,7 @@ class Sharing:
             weights = [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
             if training:
                 losses.append(held.complexity_loss(prior, weights, mixture))
-            moved = prior.snap(
-                weights, share, dither=dither, step=self.steps.value, mixture=mixture
-            )
+            moved = prior.snap(weights, share, dither=dither, step=step, mixture=mixture)
             for v, tensor in zip(variables, moved, strict=True):
                 snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
         if not training:
