@@ -21,7 +21,7 @@ def dither(shape: tuple[int, ...], seed: Tensor) -> Tensor:
 
     A hash of each entry's number takes a few instructions and vectorises within the loop
     that uses it, where a generator with a state costs more than the whole assignment. One
-    round of mixing leaves no correlation that 300,000 numbers would show.
+    round of mixing leaves no correlation that a quarter of a million numbers would show.
     Replicas and resumed trainings see the same noise without exchanging any.
 
     Args:

@@ -30,7 +30,8 @@ class LearningRates:
     """Learning rates of the mixture as multiples of the optimizer's own rate.
 
     They hold under any optimizer: plain SGD, momentum, Adam and their like. A rate
-    schedule given to the optimizer moves all of them together.
+    schedule given to the optimizer moves all of them together. What an optimizer does to a
+    variable as a whole, such as clipping by norm, it does to the three together.
 
     Args:
         means: of mu_k.
@@ -283,9 +284,9 @@ class GaussianMixturePrior(keras.layers.Layer):
     def _factor_for_means(self, step: Tensor) -> Tensor | None:
         """What the gradient of the means is multiplied by at a step.
 
-        Their members' sums cost a third of what soft weight-sharing adds to the step of a
-        small network. So every second step has twice the gradient, the others none: on
-        average that is the same, and K numbers from so many weights are hardly noisier.
+        Their members' sums are a good part of what a small network's step costs more. So
+        every second step has twice the gradient, the others none: on average that is the
+        same, and K numbers from so many weights are hardly noisier.
         """
         period = min(_MEANS_PERIOD, self.options.renewal_period)
         if period == 1:
