@@ -7,7 +7,8 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from tfmot_sws import density_table
-from tfmot_sws.density_table import DEAD, EXACT_BELOW, MixtureTensors, total_negative_log_prob
+from tfmot_sws.density import DEAD, MixtureTensors
+from tfmot_sws.density_table import EXACT_BELOW, total_negative_log_prob
 
 TOLERANCE = 1e-4
 

@@ -78,6 +78,33 @@ def test_renew_takes_effect_at_the_next_step(held, prior, weights):
     assert_same(actual, evaluate(prior.complexity_loss, prior, moved))
 
 
+def test_a_factor_multiplies_loss_and_gradients(held, prior, weights):
+    def loss(factor):
+        return lambda tensors: held.complexity_loss(prior, tensors, factor)
+
+    value, gradients = evaluate(loss(1.0), prior, weights)
+    held.renew()
+    half = evaluate(loss(0.5), prior, weights)
+    assert_same(half, (0.5 * value, [0.5 * gradient for gradient in gradients]))
+
+
+@pytest.mark.parametrize(("factor", "renews"), [(0.95, False), (1.2, True), (0.0, True)])
+def test_a_factor_that_moves_by_a_tenth_renews(factor, renews, held, prior, weights):
+    held.complexity_loss(prior, [tf.constant(w) for w in weights])
+    moved = [w + np.float32(0.1) for w in weights]
+    tensors = [tf.constant(w) for w in moved]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = held.complexity_loss(prior, tensors, factor)
+    pull = tape.gradient(loss, tensors)[0]
+    here = moved if renews else weights
+    expected = evaluate(prior.complexity_loss, prior, here)[1][0]
+    np.testing.assert_allclose(
+        pull, (factor if renews else 1.0) * expected, rtol=1e-5, atol=1e-4
+    )
+    assert float(held.age.value) == (1.0 if renews else 2.0)
+
+
 def test_hyperpriors_are_exact_at_every_step(held, prior, weights):
     tensors = [tf.constant(w) for w in weights]
     first = float(held.complexity_loss(prior, tensors))

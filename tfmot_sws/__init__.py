@@ -14,7 +14,8 @@ from tfmot_sws.int8_grid import place_on_int8_grid
 from tfmot_sws.litert import convert_to_tflite, export, predict_tflite, verify_tflite
 from tfmot_sws.mixture import GaussianMixture
 from tfmot_sws.model import SoftWeightSharing
-from tfmot_sws.prior import GaussianMixturePrior, LearningRates, PriorOptions
+from tfmot_sws.prior import GaussianMixturePrior
+from tfmot_sws.prior_options import LearningRates, PriorOptions
 from tfmot_sws.report import CompressionReport, compression_report
 from tfmot_sws.scopes import soft_weight_sharing_scope
 from tfmot_sws.selection import WeightChoice

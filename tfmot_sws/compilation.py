@@ -61,6 +61,25 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., list[Any]]:
     return differentiable
 
 
+def with_gradients(value: Any, tensors: list[Any], gradients: list[Any]) -> Any:
+    """The value, which hands the given gradients on to the tensors, times its own.
+
+    Args:
+        value: scalar; a gradient of its own is handed on as well.
+        tensors: of any shapes; not read.
+        gradients: one for each of them, of its shape.
+    """
+
+    @custom_gradient
+    def linked(value: Any, *_: Any) -> tuple[list[Any], Any]:
+        def gradient(upstream: list[Any]) -> list[Any]:
+            return [upstream[0], *(upstream[0] * g for g in gradients)]
+
+        return [value], gradient
+
+    return linked(value, *tensors)[0]
+
+
 @functools.cache
 def _torch_function() -> Any:
     import torch

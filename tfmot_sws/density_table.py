@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import compiled, custom_gradient
+from tfmot_sws.compilation import compiled, value_and_gradients, with_gradients
+from tfmot_sws.density import MixtureTensors, derivatives, negative_log_prob
 
 NUM_CELLS = 1024
 NUM_KNOTS = 6144
@@ -36,22 +37,8 @@ SMALL = 1 << 15
 # Larger tensors are read in slices of this size: what is computed in between, some 30 bytes a
 # weight, is held for one or two of them only. Float32 sums of ones stay exact as well.
 SLICE = 1 << 18
-# Log-proportion of a component that has died: exp() of it is 0, its gradient too.
-DEAD = -1e30
 
 Tensor = Any
-
-
-class MixtureTensors(NamedTuple):
-    """The mixture in the form that training reads, each of shape (K,), float32.
-
-    means mu_k; log_precisions gamma_k = -2 log sigma_k; log_proportions log pi_k, which
-    is `DEAD` for components that have died.
-    """
-
-    means: Tensor
-    log_precisions: Tensor
-    log_proportions: Tensor
 
 
 class _Cells(NamedTuple):
@@ -63,20 +50,16 @@ class _Cells(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Cells, and cubics of f and of f' on every knot interval, each (NUM_KNOTS, 4).
+    """Cells, the ends of the knot intervals, (NUM_KNOTS + 1,), and their lengths, (NUM_KNOTS,).
 
-    The slopes have cubics of their own, because the derivative of f's would take the
-    difference of large values over a small step.
+    slopes: cubics of f' on every interval, (NUM_KNOTS, 4). They are not the derivatives of
+    f's cubics: those would take the difference of large values over a small step.
     """
 
     cells: _Cells
-    values: Tensor
+    knots: Tensor
+    steps: Tensor
     slopes: Tensor
-
-
-def negative_log_prob(weights: Tensor, mixture: MixtureTensors) -> Tensor:
-    """-log p(w) by the defining formula, O(|W| K); `weights` of any shape."""
-    return -ops.logsumexp(_component_log_prob(weights, mixture), axis=-1)
 
 
 def total_negative_log_prob(weights: list[Tensor], mixture: MixtureTensors) -> Tensor:
@@ -87,36 +70,41 @@ def total_negative_log_prob(weights: list[Tensor], mixture: MixtureTensors) -> T
         mixture: the mixture's tensors.
 
     Returns:
-        Scalar. Its gradient in each weight is that of the table's polynomial; its
-        gradient in the mixture passes through the knots.
+        Scalar, with the gradients of `total_and_gradients`.
     """
-    if sum(_size(tensor) for tensor in weights) < EXACT_BELOW:
-        return sum(ops.sum(negative_log_prob(tensor, mixture)) for tensor in weights)
-    table = _tabulate(mixture)
-    histogram, slopes = _read_all([ops.stop_gradient(tensor) for tensor in weights], table)
-    # The polynomial's powers are summed per knot interval: the value is then linear in
-    # the coefficients, through which the mixture gets its exact gradient.
-    value = ops.sum(ops.stop_gradient(histogram) * table.values)
-    return with_gradients(value, weights, slopes)
+    fixed = [ops.stop_gradient(tensor) for tensor in (*weights, *mixture)]
+    size = len(weights)
+    total, gradients = total_and_gradients(fixed[:size], MixtureTensors(*fixed[size:]))
+    return with_gradients(total, [*weights, *mixture], gradients)
 
 
-def with_gradients(value: Tensor, tensors: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """The value, which hands the given gradients on to the tensors, times its own.
+def total_and_gradients(
+    weights: list[Tensor], mixture: MixtureTensors
+) -> tuple[Tensor, list[Tensor]]:
+    """-sum_i log p(w_i) over all weights, and its gradients in weights and mixture.
 
     Args:
-        value: scalar; a gradient of its own is handed on as well.
-        tensors: of any shapes; not read.
-        gradients: one for each of them, of its shape.
+        weights: float32 tensors of any static shapes.
+        mixture: the mixture's tensors.
+
+    Returns:
+        The scalar, and a tensor for each of the weights and each field of the mixture, of
+        its shape. That of a weight is the table's f'; those of the mixture are exact for
+        the polynomial that stands for f.
     """
+    if sum(_size(tensor) for tensor in weights) < EXACT_BELOW:
+        return value_and_gradients(_exact_total, [*weights, *mixture])
+    table = _tabulate(mixture)
+    histogram, slopes = _read_all(weights, table)
+    total, in_mixture = _total_of_histogram(histogram, table.knots, table.steps, mixture)
+    return total, [*slopes, *in_mixture]
 
-    @custom_gradient
-    def linked(value: Tensor, *_: Tensor) -> tuple[list[Tensor], Any]:
-        def gradient(upstream: list[Tensor]) -> list[Tensor]:
-            return [upstream[0], *(upstream[0] * g for g in gradients)]
 
-        return [value], gradient
-
-    return linked(value, *tensors)[0]
+def _exact_total(*tensors: Tensor) -> Tensor:
+    """`total_negative_log_prob` of some weights and the three fields, by the formula."""
+    weights, mixture = tensors[:-3], MixtureTensors(*tensors[-3:])
+    flat = [ops.reshape(tensor, (-1,)) for tensor in weights]
+    return sum(ops.sum(negative_log_prob(points, mixture)) for points in flat)
 
 
 def _read_all(weights: list[Tensor], table: _Table) -> tuple[Tensor, list[Tensor]]:
@@ -156,28 +144,29 @@ def _size(tensor: Tensor) -> int:
 
 @compiled
 def _tabulate(mixture: MixtureTensors) -> _Table:
-    cells = _Cells(*(ops.stop_gradient(field) for field in _place_knots(mixture)))
-    return _Table(cells, *_coefficients(cells, mixture))
+    cells = _place_knots(mixture)
+    knots, steps = _knots(cells)
+    _, slope, bend = derivatives(knots, mixture)
+    slopes = _hermite(slope[:-1], slope[1:], bend[:-1] * steps, bend[1:] * steps)
+    return _Table(cells, knots, steps, slopes)
 
 
-def _component_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
-    """log(pi_k N(w; mu_k, 1 / lambda_k)) for points of shape S: shape S + (K,)."""
-    distance = ops.expand_dims(points, -1) - mixture.means
-    exponent = 0.5 * ops.exp(mixture.log_precisions) * ops.square(distance)
-    log_norm = 0.5 * (mixture.log_precisions - float(np.log(2 * np.pi)))
-    return mixture.log_proportions + log_norm - exponent
+@compiled
+def _total_of_histogram(
+    histogram: Tensor, knots: Tensor, steps: Tensor, mixture: MixtureTensors
+) -> tuple[Tensor, list[Tensor]]:
+    """The total over all weights, and its gradients in the mixture's fields.
 
+    With the sums of the polynomial's powers in each knot interval, as of `_read`, it is
+    linear in the cubics of f, through which the mixture gets its gradient.
+    """
 
-def _derivatives(points: Tensor, mixture: MixtureTensors) -> tuple[Tensor, Tensor, Tensor]:
-    """f(w), f'(w) and f''(w) at points of shape (G,)."""
-    joint = _component_log_prob(points, mixture)
-    log_prob = ops.logsumexp(joint, axis=-1)
-    responsibilities = ops.exp(joint - ops.expand_dims(log_prob, -1))
-    precisions = ops.exp(mixture.log_precisions)
-    pull = precisions * (ops.expand_dims(points, -1) - mixture.means)
-    slope = ops.sum(responsibilities * pull, axis=-1)
-    spread = ops.square(pull - ops.expand_dims(slope, -1))
-    return -log_prob, slope, ops.sum(responsibilities * (precisions - spread), axis=-1)
+    def total(*fields: Tensor) -> Tensor:
+        value, slope, _ = derivatives(knots, MixtureTensors(*fields))
+        cubics = _hermite(value[:-1], value[1:], slope[:-1] * steps, slope[1:] * steps)
+        return ops.sum(histogram * cubics)
+
+    return value_and_gradients(total, list(mixture))
 
 
 def _unit_edges() -> np.ndarray:
@@ -189,7 +178,7 @@ def _unit_edges() -> np.ndarray:
 def _extent(mixture: MixtureTensors) -> Tensor:
     """The distance from zero within which the living components have their mass."""
     reach = ops.abs(mixture.means) + 3.0 * ops.exp(-0.5 * mixture.log_precisions)
-    return ops.max(ops.where(mixture.log_proportions > 0.5 * DEAD, reach, 0.0))
+    return ops.max(ops.where(mixture.alive, reach, 0.0))
 
 
 def _cell_of(points: Tensor, extent: Tensor) -> Tensor:
@@ -215,14 +204,14 @@ def _place_knots(mixture: MixtureTensors) -> _Cells:
 
 def _width_demand(left: Tensor, right: Tensor, mixture: MixtureTensors) -> Tensor:
     """Length of each cell in units of the narrowest component that reaches into it."""
-    scale = ops.exp(0.5 * mixture.log_precisions)
+    columns = mixture.as_columns()
 
     def position(edge: Tensor) -> Tensor:
-        return ops.clip((ops.expand_dims(edge, -1) - mixture.means) * scale, -REACH, REACH)
+        scale = ops.exp(0.5 * columns.log_precisions)
+        return ops.clip((edge - columns.means) * scale, -REACH, REACH)
 
     overlap = position(right) - position(left)
-    alive = mixture.log_proportions > 0.5 * DEAD
-    return ops.max(ops.where(alive, overlap, 0.0), axis=-1)
+    return ops.max(ops.where(columns.alive, overlap, 0.0), axis=0)
 
 
 def _bend_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
@@ -231,31 +220,25 @@ def _bend_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
     f' is straight where one component rules and bends where two change over: sharply,
     where both are narrow and far apart. The tails of a change show in the cells beside.
     """
-    _, slope, bend = _derivatives(edges, mixture)
+    _, slope, bend = derivatives(edges, mixture)
     length = edges[1:] - edges[:-1]
     rise = slope[1:] - slope[:-1]
     off = ops.abs(rise - length * bend[:-1]) + ops.abs(rise - length * bend[1:])
     return 0.5 * length * off
 
 
-def _coefficients(cells: _Cells, mixture: MixtureTensors) -> tuple[Tensor, Tensor]:
-    """The cubics of f and of f' on every knot interval."""
+def _knots(cells: _Cells) -> tuple[Tensor, Tensor]:
+    """The ends of the knot intervals, and their lengths."""
     interval = ops.arange(NUM_KNOTS, dtype="float32")
     # Every cell marks its first knot; the running count of marks is the cell's number.
     marks = ops.segment_sum(
         ops.ones_like(cells.first), ops.cast(cells.first, "int32"), NUM_KNOTS
     )
     cell = ops.cast(ops.cumsum(marks), "int32") - 1
-    step = 1.0 / ops.take(cells.density, cell)
-    left = ops.take(cells.left, cell) + step * (interval - ops.take(cells.first, cell))
-    # Each interval ends where the next begins, so every knot is evaluated once. The gradient
-    # ends here: that of a concatenation does not compile within a step under XLA.
-    knots = ops.stop_gradient(ops.concatenate([left, left[-1:] + step[-1:]]))
-    value, slope, bend = _derivatives(knots, mixture)
-    return (
-        _hermite(value[:-1], value[1:], slope[:-1] * step, slope[1:] * step),
-        ops.stop_gradient(_hermite(slope[:-1], slope[1:], bend[:-1] * step, bend[1:] * step)),
-    )
+    steps = 1.0 / ops.take(cells.density, cell)
+    left = ops.take(cells.left, cell) + steps * (interval - ops.take(cells.first, cell))
+    # Each interval ends where the next begins, so every knot is evaluated once.
+    return ops.concatenate([left, left[-1:] + steps[-1:]]), steps
 
 
 def _hermite(value_0: Tensor, value_1: Tensor, slope_0: Tensor, slope_1: Tensor) -> Tensor:

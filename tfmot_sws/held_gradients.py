@@ -15,8 +15,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import assign_when, value_and_gradients
-from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob, with_gradients
+from tfmot_sws.compilation import assign_when, with_gradients
+from tfmot_sws.density import MixtureTensors
+from tfmot_sws.density_table import total_and_gradients
 from tfmot_sws.prior import GaussianMixturePrior
 
 Tensor = Any
@@ -46,6 +47,7 @@ class HeldGradients(keras.layers.Layer):
         self.period = period
         self.age = self._held("age", ())
         self._value = self._held("value", ())
+        self._factor = self._held("factor", ())
         fields = MixtureTensors._fields
         self._mixture = [self._held(field, (num_components,)) for field in fields]
         self._weights = [self._held(f"pull_{i}", shape) for i, shape in enumerate(shapes)]
@@ -80,13 +82,17 @@ class HeldGradients(keras.layers.Layer):
         self,
         prior: GaussianMixturePrior,
         weights: list[Tensor],
+        factor: Tensor | float = 1.0,
         mixture: MixtureTensors | None = None,
     ) -> Tensor:
-        """`prior.complexity_loss(weights)`, its first term as it was at the last renewal.
+        """factor `prior.complexity_loss(weights)`, its first term as at the last renewal.
 
         Args:
             prior: the mixture, with the K of the constructor.
             weights: float32 tensors of the constructor's shapes.
+            factor: scalar tau / N >= 0. The gradients are held with the factor that they
+                were renewed at, so that no step need multiply them; a change by more than
+                a tenth renews them.
             mixture: `prior.tensors()`, where those are at hand.
 
         Returns:
@@ -94,19 +100,27 @@ class HeldGradients(keras.layers.Layer):
             hyperpriors, which are exact at every step.
         """
         mixture = prior.tensors() if mixture is None else mixture
-        value, gradients = self._value_and_gradients([*weights, *mixture])
+        factor = ops.stop_gradient(ops.convert_to_tensor(factor, "float32"))
+        value, gradients = self._value_and_gradients([*weights, *mixture], factor)
         size = sum(int(np.prod(w.shape)) for w in weights)
-        return with_gradients(value, [*weights, *mixture], gradients) + prior.hyperprior_loss(
-            mixture, size
-        )
+        held = with_gradients(factor * value, [*weights, *mixture], gradients)
+        return held + factor * prior.hyperprior_loss(mixture, size)
 
-    def _value_and_gradients(self, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Evaluated at the first of `period` steps, held for the others."""
+    def _value_and_gradients(
+        self, tensors: list[Tensor], factor: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Evaluated at the first of `period` steps, held for the others.
+
+        Returns:
+            The value, and its gradients times the factor.
+        """
         fixed = [ops.stop_gradient(tensor) for tensor in tensors]
-        variables = [self._value, *self._weights, *self._mixture]
-        assign_when(self.age.value < 0.5, variables, lambda: _evaluate(fixed))
-        self.age.assign((self.age.value + 1.0) % self.period)
-        value, *gradients = (variable.value for variable in variables)
+        change = ops.abs(factor - self._factor.value)
+        due = ops.logical_or(self.age.value < 0.5, change > 0.1 * self._factor.value)
+        variables = [self._factor, self._value, *self._weights, *self._mixture]
+        assign_when(due, variables, lambda: [factor, *_evaluate(fixed, factor)])
+        self.age.assign((ops.where(due, 0.0, self.age.value) + 1.0) % self.period)
+        value, *gradients = (variable.value for variable in variables[1:])
         return ops.stop_gradient(value), [ops.stop_gradient(g) for g in gradients]
 
     def save_own_variables(self, store: Any) -> None:
@@ -117,11 +131,7 @@ class HeldGradients(keras.layers.Layer):
         self.renew()
 
 
-def _evaluate(tensors: list[Tensor]) -> list[Tensor]:
-    """-sum_i log p(w_i), its gradient in each of the weights, and in the mixture's fields."""
-
-    def total(*tensors: Tensor) -> Tensor:
-        return total_negative_log_prob(list(tensors[:-3]), MixtureTensors(*tensors[-3:]))
-
-    value, gradients = value_and_gradients(total, tensors)
-    return [value, *gradients]
+def _evaluate(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
+    """-sum_i log p(w_i), and its gradients in the weights and the mixture, times the factor."""
+    total, gradients = total_and_gradients(tensors[:-3], MixtureTensors(*tensors[-3:]))
+    return [total, *(factor * gradient for gradient in gradients)]

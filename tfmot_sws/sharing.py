@@ -140,6 +140,7 @@ class Sharing:
         share, step = self.snap.value, self.steps.value
         dither = self.dither.value if training else None
         snapped: list[tuple[keras.Variable, Tensor]] = []
+        factor = self._loss_factor() if training else None
         losses = []
         for prior, held, variables in zip(
             self.priors, self.held_gradients, self.shared_variables, strict=True
@@ -147,27 +148,27 @@ class Sharing:
             mixture = prior.tensors()
             weights = [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
             if training:
-                losses.append(held.complexity_loss(prior, weights, mixture))
+                losses.append(held.complexity_loss(prior, weights, factor, mixture))
             moved = prior.snap(weights, share, dither=dither, step=step, mixture=mixture)
             for v, tensor in zip(variables, moved, strict=True):
                 snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
-        return snapped, [self._weighted(sum(losses))]
+        loss = sum(losses)
+        self.complexity_sum.assign_add(ops.stop_gradient(loss))
+        self.complexity_steps.assign_add(1.0)
+        return snapped, [loss]
 
-    def _weighted(self, loss: Tensor) -> Tensor:
-        """(tau / N) times the priors' loss, also summed up for the logs."""
+    def _loss_factor(self) -> Tensor:
+        """tau / N, by which the priors' losses enter the training loss."""
         if self.train_size is None:
             raise ValueError(
                 "The number of training examples is not known. `fit` works it out from "
                 "its data; in a loop of your own, pass train_size= to "
                 "apply_soft_weight_sharing."
             )
-        loss = loss * self.complexity_weight.value / float(self.train_size)
-        self.complexity_sum.assign_add(ops.stop_gradient(loss))
-        self.complexity_steps.assign_add(1.0)
-        return loss
+        return self.complexity_weight.value / float(self.train_size)
 
     def _sharing_config(self) -> dict[str, Any]:
         """What a wrapper's configuration says beyond `inner` and `priors`."""

@@ -10,7 +10,8 @@ from keras import ops
 from tfmot_sws.hyperpriors import BetaHyperprior
 from tfmot_sws.model import SoftWeightSharing
 from tfmot_sws.model_view import is_layer_of_tf_keras, is_tf_keras, is_wrapped, view_of
-from tfmot_sws.prior import GaussianMixturePrior, PriorOptions
+from tfmot_sws.prior import GaussianMixturePrior
+from tfmot_sws.prior_options import PriorOptions
 from tfmot_sws.selection import Selector, check_finite, choose_weights, group_by_scope
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from tfmot_sws.density_table import MixtureTensors, total_negative_log_prob
+from tfmot_sws.density import MixtureTensors
+from tfmot_sws.density_table import total_negative_log_prob
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.mixture import GaussianMixture
 from tfmot_sws.prior import GaussianMixturePrior

@@ -1,0 +1,51 @@
+"""The density and its derivatives against SciPy in float64, near and far."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from mixtures import as_tensors, random_mixture
+from scipy.special import logsumexp, softmax
+from scipy.stats import norm
+
+from tfmot_sws.density import DEAD, MixtureTensors, derivatives, negative_log_prob
+
+NEAR = np.linspace(-1.5, 1.5, 3001)
+FAR = np.concatenate([np.geomspace(2, 1e4, 200), -np.geomspace(2, 1e4, 200)])
+
+
+def oracle(points, mixture):
+    """f, f' and f'' in float64."""
+    points = points[:, None]
+    joint = np.log(mixture.mixing_proportions) + norm.logpdf(
+        points, mixture.means, mixture.stddevs
+    )
+    shares = softmax(joint, axis=1)
+    pull = mixture.precisions * (points - mixture.means)
+    slope = np.sum(shares * pull, axis=1, keepdims=True)
+    bend = np.sum(shares * (mixture.precisions - (pull - slope) ** 2), axis=1)
+    return -logsumexp(joint, axis=1), slope[:, 0], bend
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("num_components", [2, 7, 64])
+@pytest.mark.parametrize("points", [NEAR, FAR], ids=["near", "far"])
+def test_derivatives_equal_scipy(points, num_components, jit_compile):
+    mixture = random_mixture(np.random.default_rng(num_components), num_components)
+    compiled = tf.function(derivatives, jit_compile=jit_compile)
+    points = points.astype("float32")
+    found = compiled(tf.constant(points), as_tensors(mixture))
+    expected = oracle(points.astype("float64"), mixture)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        assert np.linalg.norm(one - other) <= 1e-3 * np.linalg.norm(other)
+    alone = negative_log_prob(tf.constant(points), as_tensors(mixture))
+    np.testing.assert_allclose(alone, expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_dead_have_no_share(rng):
+    mixture = as_tensors(random_mixture(rng, 3))
+    corpse = MixtureTensors(*(tf.constant([field]) for field in (0.1, 12.0, DEAD)))
+    joined = MixtureTensors(*(tf.concat(p, 0) for p in zip(mixture, corpse, strict=True)))
+    np.testing.assert_array_equal(joined.alive, [True, True, True, False])
+    for one, other in zip(derivatives(NEAR, joined), derivatives(NEAR, mixture), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,77 @@
+"""A mixture's density and its derivatives by the defining formulas, in tensors."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+# Log-proportion of a component that has died: exp() of it is 0, its gradient too.
+DEAD = -1e30
+# More than float32 rounds a number by, relative to it.
+_ROUNDINGS = 4e-7
+
+Tensor = Any
+
+
+class MixtureTensors(NamedTuple):
+    """The mixture in the form that training reads, each of shape (K,), float32.
+
+    means mu_k; log_precisions gamma_k = -2 log sigma_k; log_proportions log pi_k, which
+    is `DEAD` for components that have died.
+    """
+
+    means: Tensor
+    log_precisions: Tensor
+    log_proportions: Tensor
+
+    def as_columns(self) -> MixtureTensors:
+        """Each field of shape (K, 1), against points of shape (G,).
+
+        Sums over the components then run along the points, which vectorises.
+        """
+        return MixtureTensors(*(ops.expand_dims(field, -1) for field in self))
+
+    @property
+    def alive(self) -> Tensor:
+        """Whether each component is alive; boolean, of the fields' shape."""
+        return self.log_proportions > 0.5 * DEAD
+
+
+def negative_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
+    """-log p(w) at points of shape (G,)."""
+    return -_log_sum_and_shares(_component_log_prob(points, mixture))[0]
+
+
+def derivatives(points: Tensor, mixture: MixtureTensors) -> tuple[Tensor, Tensor, Tensor]:
+    """f(w) = -log p(w), f'(w) and f''(w) at points of shape (G,)."""
+    log_prob, shares = _log_sum_and_shares(_component_log_prob(points, mixture))
+    means, log_precisions, _ = mixture.as_columns()
+    precisions = ops.exp(log_precisions)
+    pull = precisions * (points - means)
+    slope = ops.sum(shares * pull, axis=0)
+    spread = ops.square(pull - slope)
+    return -log_prob, slope, ops.sum(shares * (precisions - spread), axis=0)
+
+
+def _component_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
+    """log(pi_k N(w; mu_k, 1 / lambda_k)), shape (K, G)."""
+    means, log_precisions, log_proportions = mixture.as_columns()
+    log_norm = log_proportions + 0.5 * (log_precisions - float(np.log(2 * np.pi)))
+    return log_norm - 0.5 * ops.exp(log_precisions) * ops.square(points - means)
+
+
+def _log_sum_and_shares(joint: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum_k exp(joint_k), shape (G,), and each component's share of the sum, (K, G).
+
+    XLA computes `joint` anew in each loop that reads it, and may round it otherwise there.
+    Far from all components one rounding is more than exp() can bear. So the shift is a few
+    roundings below the largest, and no term grows beyond e.
+    """
+    largest = ops.stop_gradient(ops.max(joint, axis=0))
+    shift = largest - _ROUNDINGS * ops.abs(largest)
+    above = joint - shift
+    terms = ops.exp(above - ops.stop_gradient(ops.relu(above - 1.0)))
+    total = ops.sum(terms, axis=0)
+    return shift + ops.log(total), terms / total
