@@ -32,7 +32,7 @@ METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in trai
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
     "lenet-300-100": (201, 9),
-    "lenet-5-caffe": (25, 5),
+    "lenet-5-caffe": (65, 9),
     "resnet-20": (9, 3),
     "mobilenet-v2": (9, 2),
     "resnet-50": (9, 2),
@@ -152,7 +152,8 @@ def measure_startup(step_records, seed):
     for record in step_records:
         if record["net"] == STARTUP_NET:
             return record["no XLA"]
-    return run_cell("step", STARTUP_NET, 0, 1, 2, seed)
+    steps, _ = TURNS[STARTUP_NET]
+    return run_cell("step", STARTUP_NET, 0, 1, steps, seed)
 
 
 def describe_environment(seed):
