@@ -17,9 +17,10 @@ from tfmot_sws.dither import dither, seed_of
 
 Tensor = Any
 
-# Neighbouring tensors of fewer weights than this are moved together, since each call has its
-# cost. Larger ones are moved side by side, so that the first layers need not wait for all.
-GROUP_SIZE = 1 << 15
+# Neighbouring tensors of up to this many weights together are moved as one, since each call has
+# its cost, and a whole step under XLA pays for each branch. Groups are moved side by side, so
+# that the first layers need not wait for all.
+GROUP_SIZE = 1 << 18
 
 
 class Noise(NamedTuple):
