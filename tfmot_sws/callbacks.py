@@ -100,6 +100,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self.merge_start = merge_start
         self._epoch = 0
         self._parts: list[SoftWeightSharing] = []
+        self._first_steps: list[float] = []
         self._good_state: list[NDArray] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -130,7 +131,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._apply(self._fraction(0))
         for part in self._parts:
             part.complexity_sum.assign(0.0)
-            part.complexity_steps.assign(0.0)
+        self._first_steps = [_number(part.steps) for part in self._parts]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules, where they have moved on noticeably."""
@@ -208,7 +209,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 prior.set_widths(self.stddev(fraction), self.assignment(fraction))
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
-        complexity = sum(_mean_complexity(part) for part in self._parts)
+        complexity = sum(
+            _number(part.complexity_sum) / max(_number(part.steps) - first, 1.0)
+            for part, first in zip(self._parts, self._first_steps, strict=True)
+        )
         histograms = [counts for part in self._parts for counts in _counts(part)]
         total = sum(counts.sum() for counts in histograms)
         bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
@@ -219,7 +223,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             "num_components": sum(prior.alive_slots.size for prior in priors),
             "zeros": float(sum(counts[0] for counts in histograms) / total),
             "bits_per_weight": float(bits / total),
-            "snap": float(ops.convert_to_numpy(self._parts[0].snap)),
+            "snap": _number(self._parts[0].snap),
         }
 
 
@@ -241,10 +245,8 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
     return (first or [kind()]) + rest, not first
 
 
-def _mean_complexity(model: SoftWeightSharing) -> float:
-    """The complexity loss, averaged over the steps of the epoch."""
-    steps = max(float(ops.convert_to_numpy(model.complexity_steps)), 1.0)
-    return float(ops.convert_to_numpy(model.complexity_sum)) / steps
+def _number(scalar: keras.Variable) -> float:
+    return float(ops.convert_to_numpy(scalar))
 
 
 def _counts(model: SoftWeightSharing) -> list[NDArray[np.intp]]:

@@ -22,6 +22,7 @@ from keras import ops
 
 from tfmot_sws.compilation import compiled, value_and_gradients, with_gradients
 from tfmot_sws.density import MixtureTensors, derivatives, negative_log_prob
+from tfmot_sws.packing import Packing
 
 NUM_CELLS = 1024
 NUM_KNOTS = 6144
@@ -109,33 +110,19 @@ def _exact_total(*tensors: Tensor) -> Tensor:
 
 def _read_all(weights: list[Tensor], table: _Table) -> tuple[Tensor, list[Tensor]]:
     """Histogram of all the tensors together, and the slopes of each."""
-    small = [i for i, tensor in enumerate(weights) if _size(tensor) < SMALL]
-    slopes = list(weights)
-    histogram = 0.0
-    if small:
-        flat = ops.concatenate([ops.reshape(weights[i], (-1,)) for i in small])
-        part, joined = _read_slices(flat, table)
-        histogram += part
-        begin = 0
-        for i in small:
-            end = begin + _size(weights[i])
-            slopes[i] = ops.reshape(joined[begin:end], weights[i].shape)
-            begin = end
-    for i, tensor in enumerate(weights):
-        if i not in small:
-            part, slopes[i] = _read_slices(tensor, table)
-            histogram += part
-    return histogram, slopes
+    packing = Packing([tuple(tensor.shape) for tensor in weights], SMALL)
+    histograms, slopes = zip(
+        *(_read_slices(flat, table) for flat in packing.pack(weights)), strict=True
+    )
+    return sum(histograms), packing.unpack(slopes)
 
 
-def _read_slices(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
-    """Histogram and slopes of a tensor, in slices where it is large."""
-    if _size(weights) <= SLICE:
-        return _read(weights, table)
-    flat = ops.reshape(weights, (-1,))
-    parts = [_read(flat[i : i + SLICE], table) for i in range(0, _size(weights), SLICE)]
-    slopes = ops.concatenate([slope for _, slope in parts])
-    return sum(part for part, _ in parts), ops.reshape(slopes, weights.shape)
+def _read_slices(flat: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
+    """Histogram and slopes of a flat tensor, in slices where it is large."""
+    if _size(flat) <= SLICE:
+        return _read(flat, table)
+    parts = [_read(flat[i : i + SLICE], table) for i in range(0, _size(flat), SLICE)]
+    return sum(part for part, _ in parts), ops.concatenate([slope for _, slope in parts])
 
 
 def _size(tensor: Tensor) -> int:
@@ -264,9 +251,7 @@ def _read(weights: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
     slopes = a + place * (b + place * (c + place * d))
     # Four columns in one pass over the weights take little more time than one.
     powers = ops.stack([ops.ones_like(place), place, place**2, place**3], axis=-1)
-    sums = ops.segment_sum(
-        ops.reshape(powers, (-1, 4)), ops.reshape(interval, (-1,)), NUM_KNOTS
-    )
+    sums = ops.segment_sum(powers, interval, NUM_KNOTS)
     return sums, slopes
 
 

@@ -8,19 +8,23 @@ weight's gradient, which costs next to nothing at any number of components.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfmot_sws.compilation import assign_when, with_gradients
 from tfmot_sws.density import MixtureTensors
 from tfmot_sws.density_table import total_and_gradients
+from tfmot_sws.packing import Packing
 from tfmot_sws.prior import GaussianMixturePrior
 
 Tensor = Any
+
+# Smaller tensors are held in one variable together: each takes some microseconds of every step.
+JOINED_BELOW = 1 << 16
 
 
 class HeldGradients(keras.layers.Layer):
@@ -46,11 +50,13 @@ class HeldGradients(keras.layers.Layer):
         super().__init__(name=name, dtype="float32", autocast=False)
         self.period = period
         self.age = self._held("age", ())
-        self._value = self._held("value", ())
         self._factor = self._held("factor", ())
-        fields = MixtureTensors._fields
-        self._mixture = [self._held(field, (num_components,)) for field in fields]
-        self._weights = [self._held(f"pull_{i}", shape) for i, shape in enumerate(shapes)]
+        # The value, and its gradients in the weights and in the mixture's fields.
+        fields = [(num_components,)] * len(MixtureTensors._fields)
+        self._packing = Packing([(), *shapes, *fields], JOINED_BELOW)
+        self._packed = [
+            self._held(f"gradients_{i}", (size,)) for i, size in enumerate(self._packing.sizes)
+        ]
         self.built = True
 
     def _held(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
@@ -102,7 +108,7 @@ class HeldGradients(keras.layers.Layer):
         mixture = prior.tensors() if mixture is None else mixture
         factor = ops.stop_gradient(ops.convert_to_tensor(factor, "float32"))
         value, gradients = self._value_and_gradients([*weights, *mixture], factor)
-        size = sum(int(np.prod(w.shape)) for w in weights)
+        size = sum(math.prod(w.shape) for w in weights)
         held = with_gradients(factor * value, [*weights, *mixture], gradients)
         return held + factor * prior.hyperprior_loss(mixture, size)
 
@@ -117,11 +123,15 @@ class HeldGradients(keras.layers.Layer):
         fixed = [ops.stop_gradient(tensor) for tensor in tensors]
         change = ops.abs(factor - self._factor.value)
         due = ops.logical_or(self.age.value < 0.5, change > 0.1 * self._factor.value)
-        variables = [self._factor, self._value, *self._weights, *self._mixture]
-        assign_when(due, variables, lambda: [factor, *_evaluate(fixed, factor)])
+
+        def renewed() -> list[Tensor]:
+            return [factor, *self._packing.pack(_evaluate(fixed, factor))]
+
+        assign_when(due, [self._factor, *self._packed], renewed)
         self.age.assign((ops.where(due, 0.0, self.age.value) + 1.0) % self.period)
-        value, *gradients = (variable.value for variable in variables[1:])
-        return ops.stop_gradient(value), [ops.stop_gradient(g) for g in gradients]
+        held = self._packing.unpack([variable.value for variable in self._packed])
+        value, *gradients = (ops.stop_gradient(tensor) for tensor in held)
+        return value, gradients
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""

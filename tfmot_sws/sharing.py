@@ -38,7 +38,6 @@ class Sharing:
     dither: keras.Variable
     steps: keras.Variable
     complexity_sum: keras.Variable
-    complexity_steps: keras.Variable
     _groups: list[list[int]]
 
     @staticmethod
@@ -75,7 +74,6 @@ class Sharing:
             "dither": 0.0,
             "steps": 0.0,
             "complexity_sum": 0.0,
-            "complexity_steps": 0.0,
         }
         return {
             "priors": list(priors),
@@ -157,7 +155,6 @@ class Sharing:
         self.steps.assign_add(1.0)
         loss = sum(losses)
         self.complexity_sum.assign_add(ops.stop_gradient(loss))
-        self.complexity_steps.assign_add(1.0)
         return snapped, [loss]
 
     def _loss_factor(self) -> Tensor:
