@@ -1,7 +1,7 @@
 """The mixture's negative log-density of many scalar weights, by table.
 
 The weights are scalars, so f(w) = -log p(w) is a function of one number. It is
-evaluated exactly, with its derivative, at a few thousand knots; each weight reads a
+evaluated exactly, with its derivative, at some three thousand knots; each weight reads a
 cubic Hermite polynomial between two knots. Cost per step: O(|W| + G K) in place of
 O(|W| K).
 
@@ -24,8 +24,8 @@ from tfmot_sws.compilation import compiled, value_and_gradients, with_gradients
 from tfmot_sws.density import MixtureTensors, derivatives, negative_log_prob
 from tfmot_sws.packing import Packing
 
-NUM_CELLS = 1024
-NUM_KNOTS = 6144
+NUM_CELLS = 512
+NUM_KNOTS = 3072
 # A component is resolved this many of its widths to each side, each with some knots.
 REACH = 8.0
 KNOTS_A_WIDTH = 2.0
