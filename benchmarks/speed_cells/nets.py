@@ -153,7 +153,7 @@ def time_fit(keras, model, data, batch_size, callbacks):
     Returns:
         Seconds a step but for the first, of the call of `fit` up to the training's end, and
         of that up to the end of the first step. After its end `fit` lets go of its data,
-        which takes from a millisecond to half a second, with any model.
+        which takes long now and then, with any model.
     """
     clock, steps = make_clock(keras), len(data[0]) // batch_size
     # The first step, which always evaluates the prior, is not counted; those that follow
