@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfmot_sws.compilation import assign_when, compiled, custom_gradient, value_and_gradients
+from tfmot_sws.compilation import (
+    assign_when,
+    compiled,
+    compiled_step,
+    custom_gradient,
+    last_gradient,
+    value_and_gradients,
+)
 
 
 def read(tensor):
@@ -37,17 +44,19 @@ def in_a_step(function):
     return lambda _: function()
 
 
+@pytest.mark.parametrize("in_compiled", [False, True])
 @pytest.mark.parametrize("traced", [False, True])
-def test_assign_when_assigns_all_or_nothing(traced):
+def test_assign_when_assigns_all_or_nothing(traced, in_compiled):
     due = keras.Variable(0.0, trainable=False)
     first, second = (keras.Variable(v, trainable=False) for v in ([1.0, 2.0], [[3.0]]))
 
     def step():
-        assign_when(
-            due.value > 0.5,
-            [first, second],
-            lambda: [first.value + 10.0, ops.reshape(ops.sum(first.value), (1, 1))],
-        )
+        with compiled_step(in_compiled):
+            assign_when(
+                due.value > 0.5,
+                [first, second],
+                lambda: [first.value + 10.0, ops.reshape(ops.sum(first.value), (1, 1))],
+            )
 
     run = in_a_step(step) if traced else lambda _: step()
     run([due, first, second])
@@ -83,6 +92,18 @@ def test_custom_gradient_of_several_outputs():
     assert float(read(value)) == 10.0 + 110.0
     np.testing.assert_allclose(read(to_a), [2, 2])
     np.testing.assert_allclose(read(to_b), [30, 30])
+
+
+def test_last_gradient_changes_neither_value_nor_gradient():
+    def total(first, last):
+        first, last = last_gradient(first, last)
+        return ops.sum(first * first) + 3.0 * last
+
+    first, last = ops.convert_to_tensor([-1.0, 2.0]), ops.convert_to_tensor(5.0)
+    value, (to_first, to_last) = value_and_gradients(total, [first, last])
+    assert float(read(value)) == 20.0
+    np.testing.assert_array_equal(read(to_first), [-2, 4])
+    assert float(read(to_last)) == 3.0
 
 
 def test_compiled_functions_take_nested_tensors_and_variables_of_any_shape():

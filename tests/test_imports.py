@@ -52,10 +52,10 @@ ALLOWED = {
     "train_size": set(),
     "replica_losses": set(),
     "distillation": set(),
-    "sharing": {"complexity_weight", "held_gradients", "prior", "selection"},
+    "sharing": {"compilation", "complexity_weight", "held_gradients", "prior", "selection"},
     # `fit` without the callback adds the default one.
     "fitting": {"callbacks", "train_size"},
-    "model": {"fitting", "prior", "replica_losses", "selection", "sharing"},
+    "model": {"compilation", "fitting", "prior", "replica_losses", "selection", "sharing"},
     "wrapping": {
         "hyperpriors",
         "model",

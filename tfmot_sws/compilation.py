@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -35,6 +37,27 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
 
     return call
+
+
+_compiled_step = contextvars.ContextVar("compiled_step", default=False)
+
+
+@contextlib.contextmanager
+def compiled_step(compiled: bool) -> Iterator[None]:
+    """Within it, a training step is traced that XLA compiles as a whole, or does not."""
+    token = _compiled_step.set(compiled)
+    try:
+        yield
+    finally:
+        _compiled_step.reset(token)
+
+
+def in_compiled_step() -> bool:
+    """Whether XLA compiles all that this is part of; JAX always does.
+
+    It decides only how a step is written down, not what it computes.
+    """
+    return keras.backend.backend() == "jax" or _compiled_step.get()
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., list[Any]]:
@@ -80,6 +103,27 @@ def with_gradients(value: Any, tensors: list[Any], gradients: list[Any]) -> Any:
     return linked(value, *tensors)[0]
 
 
+def last_gradient(first: Any, last: Any) -> tuple[Any, Any]:
+    """The two as they are, but the gradient of `last` is there only after that of `first`.
+
+    Args:
+        first: float tensor of at least one entry and rank 1.
+        last: float scalar tensor.
+    """
+
+    @custom_gradient
+    def linked(first: Any, last: Any) -> tuple[list[Any], Any]:
+        def gradient(upstream: list[Any]) -> list[Any]:
+            to_first, to_last = upstream
+            # Zero, which no compiler knows before it knows the gradient.
+            return [to_first, to_last + ops.minimum(ops.abs(to_first[0]), 0.0)]
+
+        return [first, last], gradient
+
+    first, last = linked(first, last)
+    return first, last
+
+
 @functools.cache
 def _torch_function() -> Any:
     import torch
@@ -107,9 +151,14 @@ def assign_when(
         variables: Keras variables.
         compute: returns a tensor for each of them; is called in a branch of its own.
     """
-    if keras.backend.backend() == "jax":
-        # A branch of JAX has no side effects.
-        values = ops.cond(condition, compute, lambda: [v.value for v in variables])
+    if in_compiled_step():
+        # XLA copies what a branch returns, whichever is taken, but keeps what a loop carries
+        # where it is. So it is a loop of one round or none.
+        def renewed(due: Any, *_: Any) -> tuple[Any, ...]:
+            return (ops.zeros_like(due), *compute())
+
+        start = (condition, *(variable.value for variable in variables))
+        _, *values = ops.while_loop(lambda due, *_: due, renewed, start)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return

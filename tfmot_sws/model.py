@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfmot_sws.compilation import compiled_step
 from tfmot_sws.fitting import fit_arguments
 from tfmot_sws.prior import GaussianMixturePrior
 from tfmot_sws.replica_losses import ReplicaLosses
@@ -87,7 +88,8 @@ class SoftWeightSharing(Sharing, keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Calls the wrapped model with snapped weights; adds the losses in training."""
-        shared, complexity = self._share_step(training=bool(training))
+        with compiled_step(bool(self.compiled and self.jit_compile)):
+            shared, complexity = self._share_step(training=bool(training))
         taken = {id(variable) for variable, _ in shared}
         others = [v for v in self.inner.variables if id(v) not in taken]
         scope = keras.StatelessScope(

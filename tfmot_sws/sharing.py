@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.compilation import in_compiled_step, last_gradient
 from tfmot_sws.complexity_weight import default_complexity_weight
 from tfmot_sws.held_gradients import HeldGradients
 from tfmot_sws.prior import GaussianMixturePrior
@@ -146,7 +147,13 @@ class Sharing:
             mixture = prior.tensors()
             weights = [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
             if training:
-                losses.append(held.complexity_loss(prior, weights, factor, mixture))
+                loss = held.complexity_loss(prior, weights, factor, mixture)
+                if in_compiled_step():
+                    # The means' gradient reads the weights. Were it not to come first, XLA
+                    # would copy them all before it updates them.
+                    means, loss = last_gradient(mixture.means, loss)
+                    mixture = mixture._replace(means=means)
+                losses.append(loss)
             moved = prior.snap(weights, share, dither=dither, step=step, mixture=mixture)
             for v, tensor in zip(variables, moved, strict=True):
                 snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
