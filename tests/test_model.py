@@ -1,5 +1,7 @@
 """The wrapper: what it takes and turns down, its loss, and how it trains and resumes."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -195,6 +197,22 @@ def test_whole_step_under_xla_with_enough_weights_for_the_table(data):
     shared.compile("adam", "mse", jit_compile=True)
     history = fit(shared, (data[0], np.tile(data[0], 60)), epochs=1).history
     assert np.all(np.isfinite(history["loss"]))
+
+
+def test_whole_step_under_xla_copies_neither_weights_nor_what_is_held():
+    model = keras.Sequential([keras.Input((160,)), keras.layers.Dense(90)])
+    shared = sws.apply_soft_weight_sharing(model, num_components=4, train_size=8)
+    shared.compile("adam", "mse", jit_compile=True)
+    batch = tf.zeros((8, 160)), tf.zeros((8, 90))
+    shared.train_on_batch(*batch)
+    step = tf.function(lambda x, y: shared.train_step((x, y)), jit_compile=True)
+    program = step.experimental_get_compiler_ir(*batch)(stage="optimized_hlo")
+    assert "f32[160,90]" in program
+    # Of variables, or of what a branch was given; the table's sums are smaller than the kernel.
+    pattern = r"= f32\[([\d,]+)\]\S* copy\(%(?:arg|get-tuple-element)"
+    shapes = re.findall(pattern, program)
+    sizes = [np.prod([int(size) for size in shape.split(",")]) for shape in shapes]
+    assert max(sizes, default=0) < 160 * 90, shapes
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
