@@ -36,7 +36,7 @@ TURNS = {
     "resnet-20": (9, 3),
     "mobilenet-v2": (9, 2),
     "resnet-50": (9, 2),
-    "transformer": (17, 5),
+    "transformer": (17, 9),
 }
 QUICK_TURNS = 9, 1
 QUICK_NETS = ["lenet-300-100", "transformer"]
