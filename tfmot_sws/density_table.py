@@ -15,6 +15,7 @@ All functions take and return tensors of the active Keras backend.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ MAX_BEND = 128.0
 EXACT_BELOW = 4096
 # Tensors below this size are read as one: each reading costs as much as some thousand weights.
 SMALL = 1 << 15
-# Larger tensors are read in slices of this size: what is computed in between, some 30 bytes a
-# weight, is held for one or two of them only. Float32 sums of ones stay exact as well.
+# Larger tensors are read in slices of at most this size: what is computed in between, some 30
+# bytes a weight, is held for one or two of them only. Float32 sums of ones stay exact as well.
 SLICE = 1 << 18
 
 Tensor = Any
@@ -119,9 +120,13 @@ def _read_all(weights: list[Tensor], table: _Table) -> tuple[Tensor, list[Tensor
 
 def _read_slices(flat: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
     """Histogram and slopes of a flat tensor, in slices where it is large."""
-    if _size(flat) <= SLICE:
+    size = _size(flat)
+    if size <= SLICE // 2:
         return _read(flat, table)
-    parts = [_read(flat[i : i + SLICE], table) for i in range(0, _size(flat), SLICE)]
+    # Slices run side by side: an even number of equal ones leaves no core to wait for the last.
+    num_slices = 2 * math.ceil(size / (2 * SLICE))
+    length = math.ceil(size / num_slices)
+    parts = [_read(flat[i : i + length], table) for i in range(0, size, length)]
     return sum(part for part, _ in parts), ops.concatenate([slope for _, slope in parts])
 
 
