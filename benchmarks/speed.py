@@ -1,5 +1,8 @@
 """What the prior, a training step and the start cost, each against what one would do else.
 
+The part `holding` trains, and shows what it does to errors and outcome that the prior is not
+evaluated at every step.
+
     python benchmarks/speed.py
     python benchmarks/speed.py --part step --nets lenet-300-100 transformer
     python benchmarks/speed.py --quick
@@ -27,18 +30,19 @@ from speed_report import COMPONENTS, SIZES, STARTUP_NET
 
 HERE = pathlib.Path(__file__).parent.resolve()
 ROOT = HERE.parent
-PARTS = ("prior", "step", "startup")
+PARTS = ("prior", "holding", "step", "startup")
 METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
-    "lenet-300-100": (201, 9),
+    "lenet-300-100": (201, 21),
     "lenet-5-caffe": (65, 9),
-    "resnet-20": (9, 3),
-    "mobilenet-v2": (9, 2),
+    "resnet-20": (9, 9),
+    "mobilenet-v2": (9, 5),
     "resnet-50": (9, 2),
     "transformer": (17, 9),
 }
 QUICK_TURNS = 9, 1
+HOLDING_SEEDS = 3
 QUICK_NETS = ["lenet-300-100", "transformer"]
 SLOW_UNDER_XLA = ("mobilenet-v2", "resnet-50")
 # A cell may take this share of the memory that is free; so many seconds at most.
@@ -123,6 +127,12 @@ def _free_memory():
     return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", path.read_text())[1])
 
 
+def measure_holding(seeds):
+    """A record for every seed."""
+    records = [{"seed": seed, **run_cell("holding", seed)} for seed in seeds]
+    return [speed_report.summarise_holding(record) for record in records]
+
+
 # A training step.
 
 
@@ -177,6 +187,7 @@ def main():
     environment = describe_environment(args.seed)
     measure = {
         "prior": lambda: measure_prior(args.sizes, args.repeats or 7, args.seed),
+        "holding": lambda: measure_holding(range(args.seed, args.seed + args.holding_seeds)),
         "step": lambda: measure_steps(args.nets, args),
         "startup": lambda: measure_startup(results.get("step", []), args.seed),
     }
@@ -204,11 +215,13 @@ def _parse_arguments():
     parser.add_argument("--all", action="store_true", help="what compiles for minutes, too")
     parser.add_argument("--repeats", type=int, help="of every measurement")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--holding-seeds", type=int, help="trainings for that part")
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
     args = parser.parse_args()
     args.nets = args.nets or (QUICK_NETS if args.quick else list(TURNS))
     args.sizes = SIZES[:1] if args.quick else SIZES
     args.repeats = args.repeats or (3 if args.quick else None)
+    args.holding_seeds = args.holding_seeds or (1 if args.quick else HOLDING_SEEDS)
     # The command line as it goes into the results: without the folder for them.
     args.words = [w for w in sys.argv[1:] if w not in ("--output", str(args.output))]
     return args

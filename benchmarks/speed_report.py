@@ -1,5 +1,7 @@
 """Tables of speed.py, and whether its figures reach what they are meant to."""
 
+import statistics
+
 from tabulate import tabulate
 
 SIZES = (640_000, 10_000_000, 100_000_000)
@@ -110,6 +112,76 @@ def _quotient(numerator, denominator):
     return numerator / denominator if numerator and denominator else None
 
 
+# Gradients held from one evaluation of the prior to the next.
+
+
+def summarise_holding(record):
+    """A record with its steps' errors as medians and tenth-largest, by steps since."""
+    if "reason" in record:
+        return record
+    by_age = {}
+    for step in record["errors"]:
+        by_age.setdefault(step["steps since"], []).append(step)
+    errors = [
+        {
+            "steps since": age,
+            "steps": len(steps),
+            "weights": statistics.median(step["weights"] for step in steps),
+            "weights, 90 %": statistics.quantiles((s["weights"] for s in steps), n=10)[-1],
+            "mixture": statistics.median(step["mixture"] for step in steps),
+        }
+        for age, steps in sorted(by_age.items())
+    ]
+    return record | {"errors": errors}
+
+
+def holding_table(records):
+    """Headers and rows: errors by steps since the evaluation, of the first seed."""
+    headers = ["steps since the evaluation", "steps", "off in weights: median", "90 % below"]
+    headers.append("off in mixture: median")
+    if "reason" in records[0]:
+        return headers, [["not measured", records[0]["reason"]]]
+    rows = [
+        [
+            str(error["steps since"]),
+            str(error["steps"]),
+            *(f"{error[name]:.1e}" for name in ("weights", "weights, 90 %", "mixture")),
+        ]
+        for error in records[0]["errors"]
+    ]
+    return headers, rows
+
+
+def outcome_table(records):
+    """Headers and rows: what the trainings came to, means over the seeds."""
+    headers = ["evaluated at", "seeds", "test accuracy", "dense", ".sws bytes"]
+    done = [record for record in records if "reason" not in record]
+    if not done:
+        return headers, []
+    by_period = {}
+    for record in done:
+        for outcome in record["outcomes"]:
+            by_period.setdefault(outcome["period"], []).append(outcome)
+    dense = _mean_and_spread([100 * record["dense"] for record in done], ".2f", " %")
+    rows = [
+        [
+            "every step" if period == 1 else f"one step in {period}",
+            str(len(outcomes)),
+            _mean_and_spread([100 * o["accuracy"] for o in outcomes], ".2f", " %"),
+            dense,
+            _mean_and_spread([o["bytes"] for o in outcomes], ",.0f"),
+        ]
+        for period, outcomes in by_period.items()
+    ]
+    return headers, rows
+
+
+def _mean_and_spread(values, form, unit=""):
+    """The mean, with the standard deviation over the seeds if there are several."""
+    spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{spread}{unit}"
+
+
 def step_table(records):
     """Headers and rows, one for each way to train."""
     headers = ["network", "", "plain fit", "step", "ratio", "more an epoch"]
@@ -179,17 +251,23 @@ def startup_bars(record):
 
 TITLES = {
     "prior": "The prior alone: loss and all gradients",
+    "holding": "Gradients held in between",
     "step": "A training step",
     "startup": f"The start, {STARTUP_NET}",
 }
-TABLES = {"prior": prior_table, "step": step_table, "startup": startup_table}
+TABLES = {
+    "prior": [prior_table],
+    "holding": [holding_table, outcome_table],
+    "step": [step_table],
+    "startup": [startup_table],
+}
 BARS = {"prior": prior_bars, "step": step_bars, "startup": startup_bars}
 
 
 def judge(results):
     """What was to be reached, and whether it was."""
     records = []
-    for part in results:
+    for part in filter(BARS.get, results):
         for name, limit, above, figure in BARS[part](results[part]):
             if figure is None:
                 verdict = "not measured"
@@ -212,7 +290,11 @@ def to_markdown(command, environment, results, bars):
     versions = ", ".join(f"{name} {value}" for name, value in environment.items())
     lines = [f"`{' '.join(command)}`", "", versions, ""]
     for part, result in results.items():
-        lines += [f"### {TITLES[part]}", "", _table(*TABLES[part](result)), ""]
+        lines += [f"### {TITLES[part]}", ""]
+        for table in TABLES[part]:
+            lines += [_table(*table(result)), ""]
+    if not bars:
+        return "\n".join(lines)
     rows = [
         [
             bar["bar"],

@@ -129,9 +129,17 @@ class HeldGradients(keras.layers.Layer):
 
         assign_when(due, [self._factor, *self._packed], renewed)
         self.age.assign((ops.where(due, 0.0, self.age.value) + 1.0) % self.period)
-        held = self._packing.unpack([variable.value for variable in self._packed])
-        value, *gradients = (ops.stop_gradient(tensor) for tensor in held)
+        value, *gradients = (ops.stop_gradient(tensor) for tensor in self.read())
         return value, gradients
+
+    def read(self) -> list[Tensor]:
+        """As last evaluated: the value, and its gradients times the factor of then.
+
+        Returns:
+            A scalar, a tensor for each of the weights, and one for each of the mixture's
+            three fields, (K,).
+        """
+        return self._packing.unpack([variable.value for variable in self._packed])
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""

@@ -1,0 +1,132 @@
+"""What holding the prior's gradients between evaluations does, for speed.py: prints JSON.
+
+    python benchmarks/speed_cells/holding.py SEED
+
+The digits, network and settings of examples/quickstart.py. One dense network goes through
+the training with everything evaluated at every step, through that with the default period,
+and through that once more, watched: what a step takes for the gradients of -sum log p(w) is
+set against the formula in float64, at that step's weights, mixture and factor.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import quickstart
+from prior import oracle
+
+import tfmot_sws as sws
+from tfmot_sws.density import MixtureTensors
+
+ORACLE_SLICE = 20_000
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes how far off the gradients of each step are; comes after `AnnealAndMerge`."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Copies what the step will be made at."""
+        prior, variables = self.model.priors[0], self.model.shared_variables[0]
+        weights = [keras.ops.convert_to_numpy(v).reshape(-1) for v in variables]
+        self.points = np.concatenate(weights)
+        self.mixture = MixtureTensors(*map(keras.ops.convert_to_numpy, prior.tensors()))
+        tau = float(keras.ops.convert_to_numpy(self.model.complexity_weight))
+        self.factor = tau / self.model.train_size
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Compares what the step has used."""
+        held = self.model.held_gradients[0]
+        age = int(keras.ops.convert_to_numpy(held.age))
+        _, *gradients = map(keras.ops.convert_to_numpy, held.read())
+        if self.factor > 0.0:
+            errors = self._errors(gradients)
+            self.records.append({"steps since": (age - 1) % held.period, **errors})
+
+    def _errors(self, gradients):
+        """As `prior.measure_errors`; the mixture's against the weights' contributions."""
+        *slopes, means, log_precisions, log_proportions = gradients
+        slopes = np.concatenate([slope.reshape(-1) for slope in slopes])
+        exact, sums, absolute = [], 0.0, 0.0
+        for start in range(0, len(self.points), ORACLE_SLICE):
+            _, slope, in_mixture = oracle(
+                self.points[start : start + ORACLE_SLICE], self.mixture
+            )
+            exact.append(slope)
+            sums = sums + in_mixture.sum(axis=1)
+            absolute = absolute + np.abs(in_mixture).sum(axis=1)
+        exact = self.factor * np.concatenate(exact)
+        held = np.stack([means, log_precisions, log_proportions]) / self.factor
+        off = np.linalg.norm(held - sums, axis=1) / np.linalg.norm(absolute, axis=1)
+        return {
+            "weights": float(np.linalg.norm(slopes - exact) / np.linalg.norm(exact)),
+            "mixture": float(np.max(off)),
+        }
+
+
+def pretrain(data, seed):
+    """The example's dense network."""
+    keras.utils.set_random_seed(seed)
+    dense = quickstart.build_model()
+    steps = quickstart.PRETRAIN_EPOCHS * _steps_per_epoch(data)
+    quickstart.compile_model(dense, steps, learning_rate=1e-3)
+    _fit(dense, data, quickstart.PRETRAIN_EPOCHS, [])
+    return dense
+
+
+def share(dense, data, seed, period, callbacks=()):
+    """The stripped model."""
+    keras.utils.set_random_seed(seed)
+    model = keras.models.clone_model(dense)
+    model.set_weights(dense.get_weights())
+    shared = sws.apply_soft_weight_sharing(
+        model, options=sws.PriorOptions(renewal_period=period)
+    )
+    steps = quickstart.SHARE_EPOCHS * _steps_per_epoch(data)
+    quickstart.compile_model(shared, steps, learning_rate=8e-3)
+    _fit(shared, data, quickstart.SHARE_EPOCHS, [sws.AnnealAndMerge(), *callbacks])
+    return sws.strip_soft_weight_sharing(shared)
+
+
+def _steps_per_epoch(data):
+    return -(-len(data[0]) // quickstart.BATCH_SIZE)
+
+
+def _fit(model, data, epochs, callbacks):
+    model.fit(
+        *data, batch_size=quickstart.BATCH_SIZE, epochs=epochs, callbacks=callbacks, verbose=0
+    )
+
+
+def main():
+    """Outcomes by period, and the errors of every step of one training."""
+    seed = int(sys.argv[1])
+    x_train, x_test, y_train, y_test = quickstart.load_data()
+    data, default = (x_train, y_train), sws.PriorOptions().renewal_period
+    dense = pretrain(data, seed)
+    outcomes = []
+    for period in (1, default):
+        small = share(dense, data, seed, period)
+        outcomes.append(
+            {
+                "period": period,
+                "accuracy": quickstart.measure_accuracy(small, x_test, y_test),
+                "bytes": sws.compression_report(small).coded_bytes,
+            }
+        )
+    watch = Watch()
+    share(dense, data, seed, default, [watch])
+    accuracy = quickstart.measure_accuracy(dense, x_test, y_test)
+    record = {"seed": seed, "dense": accuracy, "outcomes": outcomes, "errors": watch.records}
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
