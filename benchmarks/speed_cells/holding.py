@@ -1,11 +1,11 @@
 """What holding the prior's gradients between evaluations does, for speed.py: prints JSON.
 
-    python benchmarks/speed_cells/holding.py SEED
+    python benchmarks/speed_cells/holding.py SEED WATCH
 
 The digits, network and settings of examples/quickstart.py. One dense network goes through
 the training with everything evaluated at every step, through that with the default period,
-and through that once more, watched: what a step takes for the gradients of -sum log p(w) is
-set against the formula in float64, at that step's weights, mixture and factor.
+and, if WATCH is 1, through that once more: what a step takes for the gradients of
+-sum log p(w) is set against the formula in float64, at that step's weights, mixture and factor.
 """
 
 import json
@@ -23,17 +23,22 @@ import tfmot_sws as sws
 from tfmot_sws.density import MixtureTensors
 
 ORACLE_SLICE = 20_000
+# One step in so many is compared; they fall on all numbers of steps since the evaluation.
+WATCHED = 5
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes how far off the gradients of each step are; comes after `AnnealAndMerge`."""
+    """Notes how far off the gradients of a step are; comes after `AnnealAndMerge`."""
 
     def __init__(self):
         super().__init__()
-        self.records = []
+        self.records, self.steps = [], 0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Copies what the step will be made at."""
+        self.steps += 1
+        if self.steps % WATCHED:
+            return
         prior, variables = self.model.priors[0], self.model.shared_variables[0]
         weights = [keras.ops.convert_to_numpy(v).reshape(-1) for v in variables]
         self.points = np.concatenate(weights)
@@ -43,6 +48,8 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Compares what the step has used."""
+        if self.steps % WATCHED:
+            return
         held = self.model.held_gradients[0]
         age = int(keras.ops.convert_to_numpy(held.age))
         _, *gradients = map(keras.ops.convert_to_numpy, held.read())
@@ -106,8 +113,8 @@ def _fit(model, data, epochs, callbacks):
 
 
 def main():
-    """Outcomes by period, and the errors of every step of one training."""
-    seed = int(sys.argv[1])
+    """Outcomes by period, and the errors of the steps of one training."""
+    seed, watched = map(int, sys.argv[1:])
     x_train, x_test, y_train, y_test = quickstart.load_data()
     data, default = (x_train, y_train), sws.PriorOptions().renewal_period
     dense = pretrain(data, seed)
@@ -122,7 +129,8 @@ def main():
             }
         )
     watch = Watch()
-    share(dense, data, seed, default, [watch])
+    if watched:
+        share(dense, data, seed, default, [watch])
     accuracy = quickstart.measure_accuracy(dense, x_test, y_test)
     record = {"seed": seed, "dense": accuracy, "outcomes": outcomes, "errors": watch.records}
     print(json.dumps(record))
