@@ -10,6 +10,7 @@ from tfmot_sws.compilation import (
     compiled,
     compiled_step,
     custom_gradient,
+    in_slices,
     last_gradient,
     value_and_gradients,
 )
@@ -17,6 +18,19 @@ from tfmot_sws.compilation import (
 
 def read(tensor):
     return ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 10])
+def test_in_slices_sums_and_joins(length):
+    flat = np.arange(7, dtype="float32")
+
+    def square(part):
+        assert part.shape[0] <= length
+        return ops.sum(part), part**2
+
+    total, squares = in_slices(square, ops.convert_to_tensor(flat), length)
+    assert float(read(total)) == flat.sum()
+    np.testing.assert_array_equal(read(squares), flat**2)
 
 
 def in_a_step(function):

@@ -171,6 +171,38 @@ def assign_when(
     ops.cond(condition, assign, lambda: ops.zeros(()))
 
 
+def in_slices(
+    function: Callable[[Any], tuple[Any, Any]], flat: Any, length: int
+) -> tuple[Any, Any]:
+    """A function of a flat tensor, slice by slice.
+
+    Args:
+        function: takes a slice; returns a tensor, of the same shape for all of them, and one
+            of the slice's shape.
+        flat: tensor of rank 1, not empty.
+        length: of a slice, >= 1; the last may be shorter.
+
+    Returns:
+        The sum of the first results; the second ones joined, of the shape of `flat`.
+    """
+    starts = range(0, flat.shape[0], length)
+    if keras.backend.backend() != "jax":
+        # Each is a program of its own: they run side by side, as many as there are cores.
+        sums, parts = zip(*(function(flat[i : i + length]) for i in starts), strict=True)
+        return sum(sums), ops.concatenate(parts)
+    # One program would run all of them at once, and hold what each computes in between.
+    last = starts[-1]
+    rows = ops.reshape(flat[:last], (-1, length))
+    total, part = function(flat[last:])
+
+    def add(total: Any, row: Any) -> tuple[Any, Any]:
+        more, part = function(row)
+        return total + more, part
+
+    total, parts = ops.scan(add, total, rows)
+    return total, ops.concatenate([ops.reshape(parts, (-1,)), part])
+
+
 def value_and_gradients(
     function: Callable[..., Any], arguments: Sequence[Any]
 ) -> tuple[Any, list[Any]]:

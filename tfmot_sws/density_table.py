@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import compiled, value_and_gradients, with_gradients
+from tfmot_sws.compilation import compiled, in_slices, value_and_gradients, with_gradients
 from tfmot_sws.density import MixtureTensors, derivatives, negative_log_prob
 from tfmot_sws.packing import Packing
 
@@ -123,11 +123,9 @@ def _read_slices(flat: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
     size = _size(flat)
     if size <= SLICE // 2:
         return _read(flat, table)
-    # Slices run side by side: an even number of equal ones leaves no core to wait for the last.
+    # An even number of equal ones leaves no core to wait for the last.
     num_slices = 2 * math.ceil(size / (2 * SLICE))
-    length = math.ceil(size / num_slices)
-    parts = [_read(flat[i : i + length], table) for i in range(0, size, length)]
-    return sum(part for part, _ in parts), ops.concatenate([slope for _, slope in parts])
+    return in_slices(lambda part: _read(part, table), flat, math.ceil(size / num_slices))
 
 
 def _size(tensor: Tensor) -> int:
