@@ -34,15 +34,15 @@ PARTS = ("prior", "holding", "step", "startup")
 METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
-    "lenet-300-100": (201, 21),
-    "lenet-5-caffe": (65, 9),
-    "resnet-20": (9, 9),
+    "lenet-300-100": (201, 31),
+    "lenet-5-caffe": (65, 15),
+    "resnet-20": (9, 25),
     "mobilenet-v2": (9, 5),
     "resnet-50": (9, 2),
     "transformer": (17, 9),
 }
 QUICK_TURNS = 9, 1
-HOLDING_SEEDS = 3
+HOLDING_SEEDS = 10
 QUICK_NETS = ["lenet-300-100", "transformer"]
 SLOW_UNDER_XLA = ("mobilenet-v2", "resnet-50")
 # A cell may take this share of the memory that is free; so many seconds at most.
