@@ -32,8 +32,21 @@ def test_families_train_strip_and_export(backend):
     assert " passed" in done.stdout
 
 
-def test_a_class_of_the_main_script_says_where_to_put_it():
+def output_on_jax(code):
+    """What the code prints in a process of its own."""
     pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TESTS.parent,
+        env={**os.environ, "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    return done.stdout
+
+
+def test_a_class_of_the_main_script_says_where_to_put_it():
     code = """
 import keras, numpy as np
 import tfmot_sws as sws
@@ -49,12 +62,21 @@ try:
 except sws.ExportError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=TESTS.parent,
-        env={**os.environ, "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    assert "in a module that can be imported, not in the main script" in done.stdout
+    assert "in a module that can be imported, not in the main script" in output_on_jax(code)
+
+
+def test_on_jax_slices_are_read_one_after_the_other():
+    """Side by side, two million weights would need 34 bytes each in between."""
+    code = """
+import jax
+import jax.numpy as jnp
+from tfmot_sws.density import MixtureTensors
+from tfmot_sws.density_table import total_and_gradients
+
+size = 1 << 21
+mixture = MixtureTensors(*(jax.ShapeDtypeStruct((5,), jnp.float32) for _ in range(3)))
+weights = [jax.ShapeDtypeStruct((size,), jnp.float32)]
+program = jax.jit(total_and_gradients).lower(weights, mixture).compile()
+print(program.memory_analysis().temp_size_in_bytes / size)
+"""
+    assert float(output_on_jax(code)) < 20
