@@ -47,7 +47,7 @@ QUICK_NETS = ["lenet-300-100", "transformer"]
 SLOW_UNDER_XLA = ("mobilenet-v2", "resnet-50")
 # A cell may take this share of the memory that is free; so many seconds at most.
 MEMORY_SHARE = 0.7
-MOST_SECONDS = 900
+MOST_SECONDS = 1800
 GIB = 2**30
 
 
