@@ -29,7 +29,7 @@ from keras import ops
 import tfmot_sws as sws
 
 RESULTS = pathlib.Path(__file__).with_name("results") / "scaling.json"
-SIZES = (1_000_000, 8_000_000)
+SIZES = (8_000_000, 64_000_000)
 REPEATS = 7
 # Bytes a weight that any training with Adam keeps: the weight, its gradient, two moments.
 TRAINING_BYTES = 16
