@@ -7,11 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from processes import output_of
 
 TESTS = pathlib.Path(__file__).parent
 
 # JAX compiles every step anew, which takes its time: one family of each kind of trouble.
 TESTS_OF = {"jax": "functional or subclassed or compilation", "torch": "test"}
+
+
+def environment_of(backend):
+    return {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 @pytest.mark.slow
@@ -26,7 +31,7 @@ def test_families_train_strip_and_export(backend):
         text=True,
         check=False,
         cwd=TESTS.parent,
-        env={**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"},
+        env=environment_of(backend),
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout
@@ -35,15 +40,7 @@ def test_families_train_strip_and_export(backend):
 def output_on_jax(code):
     """What the code prints in a process of its own."""
     pytest.importorskip("jax")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=TESTS.parent,
-        env={**os.environ, "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    return done.stdout
+    return output_of(code, environment_of("jax"))
 
 
 def test_a_class_of_the_main_script_says_where_to_put_it():

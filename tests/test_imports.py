@@ -3,10 +3,10 @@
 import ast
 import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+from processes import output_of
 
 PACKAGE = "tfmot_sws"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
@@ -228,15 +228,7 @@ def test_tables_name_modules_once():
 def run_python(code):
     """What a fresh interpreter prints last."""
     clean = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT.parent,
-        env=clean,
-    )
-    return done.stdout.split()[-1]
+    return output_of(code, clean).split()[-1]
 
 
 def test_import_has_no_side_effects():
