@@ -28,6 +28,7 @@ SEED = 0
 PRETRAIN_EPOCHS = 40
 SHARE_EPOCHS = 60
 BATCH_SIZE = 64
+PRETRAIN_LEARNING_RATE, SHARE_LEARNING_RATE = 1e-3, 8e-3
 
 
 def load_data():
@@ -80,14 +81,14 @@ def main():
     console.print("[bold]1. A dense network, trained as usual")
     dense = build_model()
     steps = -(-len(x_train) // BATCH_SIZE)
-    compile_model(dense, PRETRAIN_EPOCHS * steps, learning_rate=1e-3)
+    compile_model(dense, PRETRAIN_EPOCHS * steps, PRETRAIN_LEARNING_RATE)
     dense.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=PRETRAIN_EPOCHS, verbose=0)
     accuracy = {"dense": measure_accuracy(dense, x_test, y_test)}
     dense_tflite = sws.convert_to_tflite(dense)
 
     console.print("[bold]2. Wrapped, and trained on with the mixture prior")
     shared = sws.apply_soft_weight_sharing(dense)
-    compile_model(shared, SHARE_EPOCHS * steps, learning_rate=8e-3)
+    compile_model(shared, SHARE_EPOCHS * steps, SHARE_LEARNING_RATE)
     start = time.perf_counter()
     with console.status(f"{SHARE_EPOCHS} epochs"):
         history = shared.fit(

@@ -83,7 +83,7 @@ def pretrain(data, seed):
     keras.utils.set_random_seed(seed)
     dense = quickstart.build_model()
     steps = quickstart.PRETRAIN_EPOCHS * _steps_per_epoch(data)
-    quickstart.compile_model(dense, steps, learning_rate=1e-3)
+    quickstart.compile_model(dense, steps, quickstart.PRETRAIN_LEARNING_RATE)
     _fit(dense, data, quickstart.PRETRAIN_EPOCHS, [])
     return dense
 
@@ -97,7 +97,7 @@ def share(dense, data, seed, period, callbacks=()):
         model, options=sws.PriorOptions(renewal_period=period)
     )
     steps = quickstart.SHARE_EPOCHS * _steps_per_epoch(data)
-    quickstart.compile_model(shared, steps, learning_rate=8e-3)
+    quickstart.compile_model(shared, steps, quickstart.SHARE_LEARNING_RATE)
     _fit(shared, data, quickstart.SHARE_EPOCHS, [sws.AnnealAndMerge(), *callbacks])
     return sws.strip_soft_weight_sharing(shared)
 
