@@ -187,7 +187,7 @@ def in_slices(
     """
     starts = range(0, flat.shape[0], length)
     if keras.backend.backend() != "jax":
-        # Each is a program of its own: they run side by side, as many as there are cores.
+        # On TensorFlow each is a program of its own, and they run side by side.
         sums, parts = zip(*(function(flat[i : i + length]) for i in starts), strict=True)
         return sum(sums), ops.concatenate(parts)
     # One program would run all of them at once, and hold what each computes in between.
