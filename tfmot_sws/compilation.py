@@ -203,6 +203,22 @@ def in_slices(
     return total, ops.concatenate([ops.reshape(parts, (-1,)), part])
 
 
+def bits_of(numbers: Any) -> Any:
+    """The bits of float32 numbers, as int32 of the same shape; `keras.ops.view` as of 3.12."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.lax.bitcast_convert_type(numbers, "int32")
+    if backend == "torch":
+        import torch
+
+        return numbers.view(torch.int32)
+    import tensorflow as tf
+
+    return tf.bitcast(numbers, tf.int32)
+
+
 def value_and_gradients(
     function: Callable[..., Any], arguments: Sequence[Any]
 ) -> tuple[Any, list[Any]]:

@@ -44,15 +44,67 @@ def negative_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
     return -_log_sum_and_shares(_component_log_prob(points, mixture))[0]
 
 
-def derivatives(points: Tensor, mixture: MixtureTensors) -> tuple[Tensor, Tensor, Tensor]:
-    """f(w) = -log p(w), f'(w) and f''(w) at points of shape (G,)."""
+class Derivatives(NamedTuple):
+    """f(w) = -log p(w), f'(w) and f''(w) at points of shape (G,).
+
+    shares: the components' responsibilities, (K, G).
+    """
+
+    value: Tensor
+    slope: Tensor
+    bend: Tensor
+    shares: Tensor
+
+
+def derivatives(points: Tensor, mixture: MixtureTensors) -> Derivatives:
+    """f(w) = -log p(w) and its derivatives at points of shape (G,)."""
     log_prob, shares = _log_sum_and_shares(_component_log_prob(points, mixture))
     means, log_precisions, _ = mixture.as_columns()
     precisions = ops.exp(log_precisions)
     pull = precisions * (points - means)
     slope = ops.sum(shares * pull, axis=0)
-    spread = ops.square(pull - slope)
-    return -log_prob, slope, ops.sum(shares * (precisions - spread), axis=0)
+    bend = ops.sum(shares * (precisions - ops.square(_off_mean(pull, slope))), axis=0)
+    return Derivatives(-log_prob, slope, bend, shares)
+
+
+def mixture_gradients(
+    points: Tensor,
+    mixture: MixtureTensors,
+    at: Derivatives,
+    by_values: Tensor,
+    by_slopes: Tensor,
+) -> MixtureTensors:
+    """Gradients of sum_g a_g f(w_g) + b_g f'(w_g) in the mixture's fields.
+
+    Args:
+        points: w_g, shape (G,).
+        mixture: the mixture's tensors.
+        at: what `derivatives` returned for these two. With its shares nothing is left to
+            exponentiate, which automatic differentiation would do anew.
+        by_values: a_g, shape (G,).
+        by_slopes: b_g, shape (G,).
+    """
+    means, log_precisions, _ = mixture.as_columns()
+    precisions = ops.exp(log_precisions)
+    distance = points - means
+    pull = precisions * distance
+    by_pull = at.shares * by_slopes
+    by_log_prob = by_pull * _off_mean(pull, at.slope) - at.shares * by_values
+    in_log_precisions = by_log_prob * (0.5 - 0.5 * pull * distance) + by_pull * pull
+    return MixtureTensors(
+        ops.sum(by_log_prob * pull - by_pull * precisions, axis=-1),
+        ops.sum(in_log_precisions, axis=-1),
+        ops.sum(by_log_prob, axis=-1),
+    )
+
+
+def _off_mean(pull: Tensor, slope: Tensor) -> Tensor:
+    """How far each component's pull is from their mean, which is f'.
+
+    Far from all of them one rounding of it, squared, would outweigh the precisions.
+    """
+    off = pull - slope
+    return ops.sign(off) * ops.relu(ops.abs(off) - _ROUNDINGS * ops.abs(slope))
 
 
 def _component_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
