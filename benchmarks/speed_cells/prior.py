@@ -32,7 +32,9 @@ DISTINCT = 640_000
 WARM_UP = 10_000
 LARGEST_TENSOR = 3 * 3 * 512 * 512
 ORACLE_SLICE = 20_000
-# Repeats stop at this many seconds, but three are made in any case.
+# Repeats go on for the first number of seconds at least, for the median of a few short ones
+# scatters. They stop at the second, but three are made in any case.
+LEAST_SECONDS = 1.0
 MOST_SECONDS = 6.0
 
 
@@ -203,7 +205,9 @@ def _slope_error(slopes, exact):
 def measure_seconds(step, arguments, repeats):
     """Median over the repeats, and what the last one returned."""
     seconds = []
-    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < MOST_SECONDS):
+    while len(seconds) < 3 or (
+        sum(seconds) < MOST_SECONDS and (len(seconds) < repeats or sum(seconds) < LEAST_SECONDS)
+    ):
         results = None  # Frees the last ones before the next are made.
         start = time.perf_counter()
         results = step(*arguments)
