@@ -16,12 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.compilation import (
-    compiled,
-    in_slices,
-    value_and_gradients,
-    with_gradients,
-)
+from tfmot_sws.compilation import compiled, in_slices, value_and_gradients, with_gradients
 from tfmot_sws.density import (
     Derivatives,
     MixtureTensors,
