@@ -184,7 +184,7 @@ def _mean_and_spread(values, form, unit=""):
 
 def step_table(records):
     """Headers and rows, one for each way to train."""
-    headers = ["network", "", "plain fit", "step", "ratio", "more an epoch"]
+    headers = ["network", "", "plain fit", "step", "ratio", "95 %", "more an epoch"]
     rows = []
     for record in records:
         for title, cell, key in _ways(record):
@@ -200,10 +200,16 @@ def step_table(records):
                     f"{1e3 * plain['spread']:,.2f} ms",
                     f"{1e3 * own['spread']:,.2f} ms",
                     f"**{own['ratio']:.2f}**",
+                    _interval_cell(own),
                     f"{own['epoch'] - plain['epoch']:+.2f} s",
                 ]
             )
     return headers, rows
+
+
+def _interval_cell(own):
+    """Between which bounds the median lies; empty where there were too few rounds."""
+    return " to ".join(f"{bound:.2f}" for bound in own.get("interval", []))
 
 
 def _ways(record):
@@ -211,6 +217,9 @@ def _ways(record):
     yield "soft weight-sharing, whole step under XLA", record["XLA"], "ours"
     yield "tfmot pruning", record["tfmot"], "prune"
     yield "tfmot clustering", record["tfmot"], "cluster"
+    if "cluster_whole" in record["tfmot"]:
+        title = "tfmot clustering, BatchNorm as in inference"
+        yield title, record["tfmot"], "cluster_whole"
 
 
 def step_bars(records):

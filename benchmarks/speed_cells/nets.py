@@ -1,5 +1,6 @@
 """Networks, data and the clock of speed.py; every function takes Keras 3 or tf_keras."""
 
+import collections
 import dataclasses
 import statistics
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 NUM_CLASSES = 10
 NUM_WORDS, SEQUENCE, WIDTH, HEADS, BLOCKS = 5_000, 64, 128, 4, 2
@@ -17,6 +19,8 @@ TRAINING_STEPS = 17_000
 LEARNING_RATE = 1e-3
 # Steps from one evaluation of the prior to the next; step.py holds it to the default.
 RENEWAL_PERIOD = 8
+# Rounds from which the scatter of a median can be told.
+FEWEST_FOR_INTERVAL = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +181,8 @@ def time_fit(keras, model, data, batch_size, callbacks):
 def take_turns(keras, name, contestants, *, rounds, steps, seed):
     """Each model in turn, round after round, so that all meet the same disturbances.
 
+    Each round begins with another one, for what runs first may meet what the last left.
+
     Args:
         keras: Keras 3 or tf_keras.
         name: of the network.
@@ -188,14 +194,17 @@ def take_turns(keras, name, contestants, *, rounds, steps, seed):
     Returns:
         By name: seconds a `step`, `epoch` more seconds an epoch, `spread` seconds a step
         with those of an epoch of `EPOCH_EXAMPLES` spread over it, all medians; and the
-        `ratio` of `spread` to plain's in the same round, the median over the rounds.
+        `ratio` of `spread` to plain's in the same round, the median over the `ratios` of
+        all rounds, and `interval`, the median's bounds at 95 % confidence (bootstrap).
         `first` is the first step of all, with what is compiled for it.
     """
     batch_size = NETS[name].batch_size
     data = make_data(name, steps, seed)
     turns, firsts = {key: [] for key in contestants}, {}
+    order = collections.deque(contestants)
     for _ in range(rounds + 1):
-        for key, (model, callbacks) in contestants.items():
+        for key in order:
+            model, callbacks = contestants[key]
             step, total, first = time_fit(keras, model, data, batch_size, callbacks)
             if key not in firsts:
                 firsts[key] = first
@@ -203,6 +212,7 @@ def take_turns(keras, name, contestants, *, rounds, steps, seed):
             epoch = max(0.0, total - steps * step)
             spread = step + epoch * batch_size / EPOCH_EXAMPLES
             turns[key].append({"step": step, "epoch": epoch, "spread": spread})
+        order.rotate(-1)
     plain = next(iter(turns.values()))
     return {key: {"first": firsts[key], **_summarise(turns[key], plain)} for key in turns}
 
@@ -210,4 +220,11 @@ def take_turns(keras, name, contestants, *, rounds, steps, seed):
 def _summarise(turns, plain):
     record = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
     pairs = zip(turns, plain, strict=True)
-    return record | {"ratio": statistics.median(t["spread"] / p["spread"] for t, p in pairs)}
+    ratios = [own["spread"] / other["spread"] for own, other in pairs]
+    record |= {"ratio": statistics.median(ratios), "ratios": ratios}
+    if len(ratios) >= FEWEST_FOR_INTERVAL:
+        found = scipy.stats.bootstrap(
+            (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
+        )
+        record["interval"] = list(found.confidence_interval)
+    return record
