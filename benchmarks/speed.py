@@ -30,7 +30,7 @@ from speed_report import COMPONENTS, SIZES, STARTUP_NET
 
 HERE = pathlib.Path(__file__).parent.resolve()
 ROOT = HERE.parent
-PARTS = ("prior", "holding", "step", "startup")
+PARTS = ("prior", "components", "holding", "step", "startup")
 METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
 TURNS = {
@@ -43,6 +43,8 @@ TURNS = {
 }
 QUICK_TURNS = 9, 1
 HOLDING_SEEDS = 10
+# Turns of the prior with many components and with few.
+COMPONENTS_ROUNDS = {640_000: 101, 10_000_000: 51, 100_000_000: 9}
 QUICK_NETS = ["lenet-300-100", "transformer"]
 # Turns with the whole step under XLA, of networks that take minutes to compile.
 TURNS_UNDER_XLA = {"mobilenet-v2": 3, "resnet-50": 2}
@@ -109,6 +111,15 @@ def measure_prior(sizes, repeats, seed):
                     bytes_each[method] = record["memory"] / (size * num_components)
                 records.append(record)
     return records
+
+
+def measure_components(sizes, repeats, seed):
+    """A record for every size."""
+    return [
+        {"weights": size}
+        | run_cell("components", size, repeats or COMPONENTS_ROUNDS[size], seed, *COMPONENTS)
+        for size in sizes
+    ]
 
 
 def _excess(bytes_each, size, num_components):
@@ -195,6 +206,7 @@ def main():
     environment = describe_environment(args.seed)
     measure = {
         "prior": lambda: measure_prior(args.sizes, args.repeats or 7, args.seed),
+        "components": lambda: measure_components(args.sizes, args.repeats, args.seed),
         "holding": lambda: measure_holding(range(args.seed, args.seed + args.holding_seeds)),
         "step": lambda: measure_steps(args.nets, args),
         "startup": lambda: measure_startup(results.get("step", []), args.seed),
@@ -203,7 +215,7 @@ def main():
     for part in PARTS:
         if part in args.part:
             results[part] = measure[part]()
-            # After each part: the whole takes hours.
+            # After each part, for the whole takes hours.
             text = write(args, environment, results)
     print(text)
 

@@ -87,9 +87,6 @@ def prior_bars(records):
             True,
             _quotient(seconds(small, 16, "published"), seconds(small, 16, method)),
         )
-    for size in SIZES:
-        name = f"time with K = 64 over K = 16, {size / 1e6:g} M weights"
-        yield name, 1.3, False, _quotient(seconds(size, 64), seconds(size, 16))
     for size in (middle, large):
         copies = [
             _copies(record)
@@ -110,6 +107,30 @@ def prior_bars(records):
 
 def _quotient(numerator, denominator):
     return numerator / denominator if numerator and denominator else None
+
+
+def components_table(records):
+    """Headers and rows."""
+    few, many = COMPONENTS
+    headers = ["weights", f"K = {few}", f"K = {many}", "ratio", "95 %"]
+    rows = []
+    for record in records:
+        row = [f"{record['weights'] / 1e6:g} M"]
+        if "reason" in record:
+            rows.append([*row, record["reason"]])
+            continue
+        seconds = (record["seconds"][str(number)] for number in COMPONENTS)
+        cells = [f"{1e3 * each:,.1f} ms" for each in seconds]
+        rows.append([*row, *cells, f"**{record['ratio']:.2f}**", _interval_cell(record)])
+    return headers, rows
+
+
+def components_bars(records):
+    """As `prior_bars`."""
+    few, many = COMPONENTS
+    for record in records:
+        name = f"time with K = {many} over K = {few}, {record['weights'] / 1e6:g} M weights"
+        yield name, 1.3, False, record.get("ratio")
 
 
 # Gradients held from one evaluation of the prior to the next.
@@ -260,17 +281,24 @@ def startup_bars(record):
 
 TITLES = {
     "prior": "The prior alone: loss and all gradients",
+    "components": "The prior with many components and with few, in turns",
     "holding": "Gradients held in between",
     "step": "A training step",
     "startup": f"The start, {STARTUP_NET}",
 }
 TABLES = {
     "prior": [prior_table],
+    "components": [components_table],
     "holding": [holding_table, outcome_table],
     "step": [step_table],
     "startup": [startup_table],
 }
-BARS = {"prior": prior_bars, "step": step_bars, "startup": startup_bars}
+BARS = {
+    "prior": prior_bars,
+    "components": components_bars,
+    "step": step_bars,
+    "startup": startup_bars,
+}
 
 
 def judge(results):

@@ -220,8 +220,12 @@ def take_turns(keras, name, contestants, *, rounds, steps, seed):
 def _summarise(turns, plain):
     record = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
     pairs = zip(turns, plain, strict=True)
-    ratios = [own["spread"] / other["spread"] for own, other in pairs]
-    record |= {"ratio": statistics.median(ratios), "ratios": ratios}
+    return record | summarise_ratios([own["spread"] / p["spread"] for own, p in pairs])
+
+
+def summarise_ratios(ratios):
+    """Their median as `ratio`, and its bounds at 95 % confidence where they can be told."""
+    record = {"ratio": statistics.median(ratios), "ratios": ratios}
     if len(ratios) >= FEWEST_FOR_INTERVAL:
         found = scipy.stats.bootstrap(
             (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
