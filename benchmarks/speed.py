@@ -7,10 +7,10 @@ evaluated at every step.
     python benchmarks/speed.py --part step --nets lenet-300-100 transformer
     python benchmarks/speed.py --quick
 
-Every measurement runs in a process of its own, one after the other; those that are
-compared take turns within one. Run it on an idle machine: the load at the start is among
-the results. `--all` adds MobileNetV2 and ResNet-50 with the whole step under XLA, which take
-minutes to compile. Results are printed, and written as JSON and Markdown.
+Everything runs in a process of its own, one after the other. Models whose steps are compared
+take turns within one, and so do many components and few. Run it on an idle machine: the load
+at the start is among the results. `--all` adds MobileNetV2 and ResNet-50 with the whole step
+under XLA, which take minutes to compile. Results are printed, and written as JSON and Markdown.
 """
 
 import argparse
