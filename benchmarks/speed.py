@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 
+import speed_bars
 import speed_report
 from speed_report import COMPONENTS, SIZES, STARTUP_NET
 
@@ -44,7 +45,7 @@ TURNS = {
 QUICK_TURNS = 9, 1
 HOLDING_SEEDS = 10
 # Turns of the prior with many components and with few.
-COMPONENTS_ROUNDS = {640_000: 101, 10_000_000: 51, 100_000_000: 9}
+COMPONENTS_ROUNDS = dict(zip(SIZES, (101, 51, 9), strict=True))
 QUICK_NETS = ["lenet-300-100", "transformer"]
 # Turns with the whole step under XLA, of networks that take minutes to compile.
 TURNS_UNDER_XLA = {"mobilenet-v2": 3, "resnet-50": 2}
@@ -223,7 +224,7 @@ def main():
 def write(args, environment, results):
     """What was measured, as JSON and as Markdown, which it returns."""
     command = ["python", "benchmarks/speed.py", *args.words]
-    bars = speed_report.judge(results)
+    bars = speed_bars.judge(results)
     text = speed_report.to_markdown(command, environment, results, bars)
     record = {"command": command, "environment": environment, **results, "bars": bars}
     args.output.mkdir(parents=True, exist_ok=True)

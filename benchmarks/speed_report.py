@@ -1,4 +1,4 @@
-"""Tables of speed.py, and whether its figures reach what they are meant to."""
+"""Tables of speed.py."""
 
 import statistics
 
@@ -30,7 +30,7 @@ def prior_table(records):
         if "reason" in record:
             rows.append([*row, record["reason"]])
             continue
-        baseline = _find(records, record["weights"], record["components"], "published")
+        baseline = find(records, record["weights"], record["components"], "published")
         seconds, errors = record["seconds"], record["errors"]
         rows.append(
             [
@@ -52,13 +52,14 @@ def _error_cell(errors, name):
 def _memory_cells(record):
     if record["memory"] is None:
         return "", ""
-    if _copies(record) < 1:
+    if copies(record) < 1:
         # The gradient alone is a copy: it lies in what the start had already taken.
         return "too little to see", ""
-    return f"{record['memory'] / 2**20:,.0f} MiB", f"{_copies(record):.1f}"
+    return f"{record['memory'] / 2**20:,.0f} MiB", f"{copies(record):.1f}"
 
 
-def _copies(record):
+def copies(record):
+    """Of the weights in float32, as much as a cell took beyond them."""
     return record["memory"] / (4 * record["weights"])
 
 
@@ -66,47 +67,11 @@ def _times(baseline, seconds):
     return f"{baseline / seconds:.1f}x" if baseline else ""
 
 
-def _find(records, size, num_components, method="ours"):
+def find(records, size, num_components, method="ours"):
     """The record of a cell; empty where it was not measured."""
     wanted = size, num_components, method
     found = (r for r in records if (r["weights"], r["components"], r["method"]) == wanted)
     return next(found, {})
-
-
-def prior_bars(records):
-    """Name, limit, whether the figure must lie above it, figure or `None`."""
-    small, middle, large = SIZES
-
-    def seconds(size, num_components, method="ours"):
-        return _find(records, size, num_components, method).get("seconds")
-
-    for method in ("ours", "ours, in training"):
-        yield (
-            f"{method}: times faster than the published formula, 0.64 M weights, K = 16",
-            40.0,
-            True,
-            _quotient(seconds(small, 16, "published"), seconds(small, 16, method)),
-        )
-    for size in (middle, large):
-        copies = [
-            _copies(record)
-            for record in (_find(records, size, k) for k in COMPONENTS)
-            if record.get("memory") is not None
-        ]
-        name = f"extra memory in float32 copies of {size / 1e6:g} M weights"
-        yield name, 3.0, False, max(copies, default=None)
-    for num_components in COMPONENTS:
-        ratio = _quotient(seconds(large, num_components), seconds(middle, num_components))
-        yield (
-            f"time a weight at 100 M over that at 10 M, K = {num_components}",
-            1.3,
-            False,
-            ratio and ratio * middle / large,
-        )
-
-
-def _quotient(numerator, denominator):
-    return numerator / denominator if numerator and denominator else None
 
 
 def components_table(records):
@@ -123,14 +88,6 @@ def components_table(records):
         cells = [f"{1e3 * each:,.1f} ms" for each in seconds]
         rows.append([*row, *cells, f"**{record['ratio']:.2f}**", _interval_cell(record)])
     return headers, rows
-
-
-def components_bars(records):
-    """As `prior_bars`."""
-    few, many = COMPONENTS
-    for record in records:
-        name = f"time with K = {many} over K = {few}, {record['weights'] / 1e6:g} M weights"
-        yield name, 1.3, False, record.get("ratio")
 
 
 # Gradients held from one evaluation of the prior to the next.
@@ -243,20 +200,6 @@ def _ways(record):
         yield title, record["tfmot"], "cluster_whole"
 
 
-def step_bars(records):
-    """As `prior_bars`."""
-    for record in records:
-        net = record["net"]
-        limit = 1.5 if net == "lenet-300-100" else 1.1
-        for key, title in (("no XLA", "plain fit"), ("XLA", "plain fit, both under XLA")):
-            ratio = record[key].get("ours", {}).get("ratio")
-            yield f"{net}: step over {title}", limit, False, ratio
-        clustering = record["tfmot"].get("cluster", {}).get("ratio")
-        ours = record["no XLA"].get("ours", {}).get("ratio")
-        name = f"{net}: our ratio over that of tfmot's clustering"
-        yield name, 1.0, False, _quotient(ours, clustering)
-
-
 # The start.
 
 
@@ -273,12 +216,6 @@ def startup_table(record):
     return ["", "seconds"], [[name, f"{value:.1f}"] for name, value in seconds.items()]
 
 
-def startup_bars(record):
-    """As `prior_bars`."""
-    for key in ("wrap", "strip"):
-        yield f"{STARTUP_NET}: seconds to {key}", 10.0, False, record.get(key)
-
-
 TITLES = {
     "prior": "The prior alone: loss and all gradients",
     "components": "The prior with many components and with few, in turns",
@@ -293,33 +230,6 @@ TABLES = {
     "step": [step_table],
     "startup": [startup_table],
 }
-BARS = {
-    "prior": prior_bars,
-    "components": components_bars,
-    "step": step_bars,
-    "startup": startup_bars,
-}
-
-
-def judge(results):
-    """What was to be reached, and whether it was."""
-    records = []
-    for part in filter(BARS.get, results):
-        for name, limit, above, figure in BARS[part](results[part]):
-            if figure is None:
-                verdict = "not measured"
-            else:
-                met = figure >= limit if above else figure <= limit
-                verdict = "met" if met else "missed"
-            records.append(
-                {
-                    "bar": name,
-                    "limit": f"{'at least' if above else 'at most'} {limit:g}",
-                    "measured": figure,
-                    "verdict": verdict,
-                }
-            )
-    return records
 
 
 def to_markdown(command, environment, results, bars):

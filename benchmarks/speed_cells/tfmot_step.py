@@ -35,8 +35,7 @@ def prune(model):
 
 def cluster_whole(model):
     """The model under clustering, in one call; BatchNorm runs as in inference."""
-    start = tfmot.clustering.keras.CentroidInitialization.LINEAR
-    return tfmot.clustering.keras.cluster_weights(model, NUM_CLUSTERS, start), []
+    return wrap_for_clustering(model), []
 
 
 def cluster(model):
@@ -45,11 +44,17 @@ def cluster(model):
     def wrap(layer):
         if isinstance(layer, tf_keras.layers.BatchNormalization):
             return type(layer).from_config(layer.get_config())
-        return cluster_whole(layer)[0]
+        return wrap_for_clustering(layer)
 
     if not has_batch_norm(model):
         return cluster_whole(model)
     return tf_keras.models.clone_model(model, clone_function=wrap), []
+
+
+def wrap_for_clustering(model_or_layer):
+    """A layer, or all layers of a model, in tfmot's wrapper."""
+    start = tfmot.clustering.keras.CentroidInitialization.LINEAR
+    return tfmot.clustering.keras.cluster_weights(model_or_layer, NUM_CLUSTERS, start)
 
 
 def has_batch_norm(model):
