@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 import tfmot_sws as sws
-from tfmot_sws import tflm
-from tfmot_sws.litert import FORMATS
+from tfmot_sws.litert import tflm
+from tfmot_sws.litert.export import FORMATS
 
 SEED = 0
 PRETRAIN_EPOCHS, SHARE_EPOCHS = 30, 60

@@ -39,7 +39,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfmot_sws as sws
-from tfmot_sws.tflite_report import tflite_report
+from tfmot_sws.litert.report import tflite_report
 
 # tfmot trains copies of the kernels, and tf_keras remarks at every start that the kernels
 # themselves have no gradient; the converter, that ranges come from the training.

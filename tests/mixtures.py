@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfmot_sws.density import MixtureTensors
-from tfmot_sws.mixture import GaussianMixture
+from tfmot_sws.prior.density import MixtureTensors
+from tfmot_sws.prior.mixture import GaussianMixture
 
 
 def random_mixture(generator, num_components=7):

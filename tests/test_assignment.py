@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from mixtures import as_tensors, as_width, random_mixture
 
-from tfmot_sws.assignment import assign
-from tfmot_sws.density import DEAD, MixtureTensors
-from tfmot_sws.mixture import GaussianMixture
+from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.density import DEAD, MixtureTensors
+from tfmot_sws.prior.mixture import GaussianMixture
 
 
 def clear_cases(mixture, weights, width):

@@ -67,8 +67,8 @@ def test_on_jax_slices_are_read_one_after_the_other():
     code = """
 import jax
 import jax.numpy as jnp
-from tfmot_sws.density import MixtureTensors
-from tfmot_sws.density_table import total_and_gradients
+from tfmot_sws.prior.density import MixtureTensors
+from tfmot_sws.prior.density_table import total_and_gradients
 
 size = 1 << 21
 mixture = MixtureTensors(*(jax.ShapeDtypeStruct((5,), jnp.float32) for _ in range(3)))

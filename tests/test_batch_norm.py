@@ -8,7 +8,7 @@ from keras import layers
 from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
-from tfmot_sws.tflite_file import stored_tensors
+from tfmot_sws.litert.file import stored_tensors
 
 LAYERS = {
     "dense": (lambda **k: layers.Dense(6, **k), (5,)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmot_sws.binning import LANES, bin_sums
+from tfmot_sws.backend.bins import LANES, bin_sums
 
 
 @pytest.mark.parametrize("size", [0, 1, LANES, 5 * LANES + 3])

@@ -8,7 +8,7 @@ import pytest
 from families import sequential
 
 import tfmot_sws as sws
-from tfmot_sws import schedules
+from tfmot_sws.training import schedules
 
 
 @pytest.fixture

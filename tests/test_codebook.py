@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfmot_sws.codebook import ClusteredTensor, distinct_values, is_clustered
+from tfmot_sws.models.codebook import ClusteredTensor, distinct_values, is_clustered
 
 VALUES = st.floats(width=32, allow_nan=False)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)

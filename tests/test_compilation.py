@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfmot_sws.compilation import (
+from tfmot_sws.backend.compilation import (
     assign_when,
     compiled,
     compiled_step,

@@ -7,7 +7,7 @@ import tf_keras
 from families import sequential
 
 import tfmot_sws as sws
-from tfmot_sws.complexity_weight import default_complexity_weight, peak_learning_rate
+from tfmot_sws.training.complexity_weight import default_complexity_weight, peak_learning_rate
 
 
 @pytest.mark.parametrize(

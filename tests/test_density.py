@@ -7,7 +7,7 @@ from mixtures import as_tensors, random_mixture
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
-from tfmot_sws.density import (
+from tfmot_sws.prior.density import (
     DEAD,
     MixtureTensors,
     derivatives,

@@ -6,9 +6,9 @@ import tensorflow as tf
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from tfmot_sws import density_table
-from tfmot_sws.density import DEAD, MixtureTensors
-from tfmot_sws.density_table import EXACT_BELOW, total_negative_log_prob
+from tfmot_sws.prior import density_table
+from tfmot_sws.prior.density import DEAD, MixtureTensors
+from tfmot_sws.prior.density_table import EXACT_BELOW, total_negative_log_prob
 
 TOLERANCE = 1e-4
 

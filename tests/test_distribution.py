@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from tfmot_sws.replica_losses import ReplicaLosses
+from tfmot_sws.training.replica_losses import ReplicaLosses
 
 WORKER = pathlib.Path(__file__).with_name("distribution_worker.py")
 # The second one was killed half-way and resumed, but on the single device.

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.stats import kstest
 
-from tfmot_sws.dither import dither, seed_of
+from tfmot_sws.prior.dither import dither, seed_of
 
 
 def noise(shape, step, position=0):

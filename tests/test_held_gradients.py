@@ -7,7 +7,7 @@ import tensorflow as tf
 from families import GENTLE
 
 import tfmot_sws as sws
-from tfmot_sws.held_gradients import HeldGradients
+from tfmot_sws.prior.held_loss import HeldGradients
 
 PERIOD = 3
 K = 5

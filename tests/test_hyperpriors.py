@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
+from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 250.0, 5000.0, 1e7])

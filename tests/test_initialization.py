@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfmot_sws.initialization import initial_mixture, root_mean_square
+from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 
 
 def start(weights, num_components=6, stddev=0.1, zero_proportion=0.9):

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from mixtures import as_tensors, random_mixture
 
-from tfmot_sws.density import DEAD, MixtureTensors
-from tfmot_sws.knots import PLACE_BITS, locate, place_knots, split
+from tfmot_sws.prior.density import DEAD, MixtureTensors
+from tfmot_sws.prior.table_knots import PLACE_BITS, locate, place_knots, split
 
 WEIGHTS = np.concatenate(
     [np.linspace(-2, 2, 4001), np.geomspace(1e-12, 1e5, 400), -np.geomspace(1e-12, 1e5, 400)]

@@ -10,8 +10,8 @@ from families import FAMILIES, sequential
 from rounding import cluster
 
 import tfmot_sws as sws
-from tfmot_sws import tflite_formats
-from tfmot_sws.tflite_file import stored_tensors
+from tfmot_sws.litert import formats as tflite_formats
+from tfmot_sws.litert.file import stored_tensors
 
 
 def test_export_is_quiet(capfd):

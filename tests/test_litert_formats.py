@@ -10,7 +10,7 @@ from families import FAMILIES, Family, sequential
 from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
-from tfmot_sws.tflite_file import stored_tensors
+from tfmot_sws.litert.file import stored_tensors
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "lenet_mnist.py"
 EXACT = 1e-4

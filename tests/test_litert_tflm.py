@@ -7,8 +7,8 @@ from keras import Input, Sequential, layers
 from rounding import cluster
 
 import tfmot_sws as sws
-from tfmot_sws import tflm
-from tfmot_sws.tflite_converter import convert, with_batch_of_one
+from tfmot_sws.litert import tflm
+from tfmot_sws.litert.converter import convert, with_batch_of_one
 
 pytest.importorskip("tflite_micro")
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import entropy, norm
 
-from tfmot_sws import mixture as mixture_module
-from tfmot_sws.mixture import GaussianMixture, entropy_bits
+from tfmot_sws.prior import mixture as mixture_module
+from tfmot_sws.prior.mixture import GaussianMixture, entropy_bits
 
 
 def random_mixture(seed, num_components=6):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfmot_sws.packing import Packing
+from tfmot_sws.backend.packing import Packing
 
 SHAPES = [(), (2, 3), (4, 5), (3,), (30,), (1, 1)]
 

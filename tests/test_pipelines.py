@@ -9,8 +9,8 @@ import tf_keras
 from test_imports import run_python
 
 import tfmot_sws as sws
-from tfmot_sws.tflite_converter import quietly
-from tfmot_sws.tflite_file import stored_tensors
+from tfmot_sws.litert.converter import quietly
+from tfmot_sws.litert.file import stored_tensors
 
 NUM_COMPONENTS = 6
 

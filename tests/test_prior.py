@@ -9,10 +9,10 @@ import tensorflow as tf
 from scipy.special import expit
 from scipy.stats import beta, gamma
 
-from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.prior import GaussianMixturePrior
-from tfmot_sws.prior_options import LearningRates, PriorOptions
+from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.options import LearningRates, PriorOptions
+from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 PLAIN = LearningRates(1.0, 1.0, 1.0)
 MIXTURE = GaussianMixture([0, -0.4, 0.1, 0.3], [0.05, 0.1, 0.08, 0.2], [0.9, 0.05, 0.03, 0.02])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmot_sws.schedules import constant, geometric, linear
+from tfmot_sws.training.schedules import constant, geometric, linear
 
 FRACTIONS = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]
 UNIT = st.floats(0.0, 1.0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from families import FAMILIES, functional, nested, sequential
 
-from tfmot_sws.selection import check_finite, choose_weights, group_by_scope
+from tfmot_sws.models.selection import check_finite, choose_weights, group_by_scope
 
 
 def names(choices):

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 from mixtures import as_tensors, as_width, random_mixture
 
-from tfmot_sws import snap as snap_module
-from tfmot_sws.assignment import assign
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.snap import Noise, snap_to_means
+from tfmot_sws.prior import snap as snap_module
+from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.snap import Noise, snap_to_means
 
 MEANS = np.float32([0.0, 0.1, -0.3, 1 / 3])
 

@@ -8,7 +8,7 @@ from families import GENTLE
 from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
-from tfmot_sws.tf_keras_adapter.places import find_places
+from tfmot_sws.tf_keras_adapter.variable_places import find_places
 
 FAMILIES = sorted([*BUILDERS, "subclassed"])
 

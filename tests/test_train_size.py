@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmot_sws.train_size import count_examples
+from tfmot_sws.training.train_size import count_examples
 
 
 class Batches(keras.utils.PyDataset):

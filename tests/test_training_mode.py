@@ -8,7 +8,7 @@ import tf_keras_families as builders
 from families import GENTLE
 
 import tfmot_sws as sws
-from tfmot_sws import schedules
+from tfmot_sws.training import schedules
 
 pytestmark = pytest.mark.filterwarnings("ignore:BatchNorm layers:UserWarning")
 

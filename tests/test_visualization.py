@@ -13,7 +13,8 @@ from matplotlib.collections import PolyCollection
 from PIL import Image
 
 import tfmot_sws as sws
-from tfmot_sws import schedules, visualization
+from tfmot_sws import visualization
+from tfmot_sws.training import schedules
 from tfmot_sws.visualization.counts import Movement
 from tfmot_sws.visualization.style import OTHERS, ZERO
 

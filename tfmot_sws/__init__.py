@@ -2,29 +2,29 @@
 
 from tfmot_sws import visualization
 from tfmot_sws._version import __version__
-from tfmot_sws.batch_norm import fold_batch_norm
-from tfmot_sws.callbacks import AnnealAndMerge
-from tfmot_sws.codebook import ClusteredTensor
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
-from tfmot_sws.distillation import soft_targets
-from tfmot_sws.hyperpriors import BetaHyperprior, GammaHyperprior
-from tfmot_sws.int8_grid import place_on_int8_grid
-from tfmot_sws.litert import convert_to_tflite, export, predict_tflite, verify_tflite
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model import SoftWeightSharing
-from tfmot_sws.prior import GaussianMixturePrior
-from tfmot_sws.prior_options import LearningRates, PriorOptions
+from tfmot_sws.litert.converter import ExportError
+from tfmot_sws.litert.export import convert_to_tflite, export, predict_tflite, verify_tflite
+from tfmot_sws.litert.int8_grid import place_on_int8_grid
+from tfmot_sws.litert.verification import Verification
+from tfmot_sws.models.batch_norm import fold_batch_norm
+from tfmot_sws.models.codebook import ClusteredTensor
+from tfmot_sws.models.selection import WeightChoice
+from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.options import LearningRates, PriorOptions
+from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.report import CompressionReport, compression_report
-from tfmot_sws.scopes import soft_weight_sharing_scope
-from tfmot_sws.selection import WeightChoice
-from tfmot_sws.strip import get_codebooks, strip_soft_weight_sharing
-from tfmot_sws.summaries import SoftWeightSharingSummaries
-from tfmot_sws.tflite_converter import ExportError
-from tfmot_sws.verification import Verification
+from tfmot_sws.tf_keras_adapter.scope import soft_weight_sharing_scope
+from tfmot_sws.training.anneal import AnnealAndMerge
+from tfmot_sws.training.apply import apply_soft_weight_sharing
+from tfmot_sws.training.soft_targets import soft_targets
+from tfmot_sws.training.strip import get_codebooks, strip_soft_weight_sharing
+from tfmot_sws.training.wrapper import SoftWeightSharing
 from tfmot_sws.visualization.recorder import WeightMovementRecorder
-from tfmot_sws.wrapping import apply_soft_weight_sharing
+from tfmot_sws.visualization.tensorboard import SoftWeightSharingSummaries
 
 __all__ = [
     "AnnealAndMerge",

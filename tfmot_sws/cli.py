@@ -65,7 +65,7 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     _check_suffix(path, ".keras", ".sws", ".tflite")
     report: Any
     if path.suffix == ".tflite":
-        from tfmot_sws.tflite_report import tflite_report
+        from tfmot_sws.litert.report import tflite_report
 
         report = tflite_report(path.read_bytes())
     else:
@@ -103,7 +103,7 @@ def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tfmot_sws.litert import FORMATS, convert_to_tflite
+    from tfmot_sws.litert.export import FORMATS, convert_to_tflite
 
     source, target = _paths(arguments, (".keras", ".sws"), ".tflite")
     if arguments.format not in FORMATS:

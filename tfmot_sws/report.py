@@ -16,9 +16,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tfmot_sws.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
-from tfmot_sws.model_view import is_wrapped, view_of
+from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
+from tfmot_sws.models.views import is_wrapped, view_of
 
 # What a narrow terminal goes without, the first one first.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")

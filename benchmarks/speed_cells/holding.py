@@ -20,7 +20,7 @@ import quickstart
 from prior import oracle
 
 import tfmot_sws as sws
-from tfmot_sws.density import MixtureTensors
+from tfmot_sws.prior.density import MixtureTensors
 
 ORACLE_SLICE = 20_000
 # One step in so many is compared; they fall on all numbers of steps since the evaluation.

@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from tfmot_sws.density import MixtureTensors
-from tfmot_sws.density_table import total_negative_log_prob
-from tfmot_sws.held_gradients import HeldGradients
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.prior import GaussianMixturePrior
+from tfmot_sws.prior.density import MixtureTensors
+from tfmot_sws.prior.density_table import total_negative_log_prob
+from tfmot_sws.prior.held_loss import HeldGradients
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 DISTINCT = 640_000
 WARM_UP = 10_000

@@ -16,7 +16,7 @@ import keras
 import nets
 
 import tfmot_sws as sws
-from tfmot_sws import schedules
+from tfmot_sws.training import schedules
 
 
 def main():

@@ -1,1 +1,4 @@
-"""The `.sws` format: tensors and text to bytes and back, without Keras."""
+"""The `.sws` file: stripped models as bytes and back; the format is in docs/format.md.
+
+Owns the codes, the container and the stored architecture. Imports `models`.
+"""

@@ -11,10 +11,10 @@ from typing import Any, Final
 import keras
 
 from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.coding.library import Library, library_named, library_of
 from tfmot_sws.coding.table import VariableKind, fits
-from tfmot_sws.model_view import view_of
-from tfmot_sws.rebuild import walk
+from tfmot_sws.models.libraries import Library, library_named, library_of
+from tfmot_sws.models.rebuild import walk
+from tfmot_sws.models.views import view_of
 
 CustomObjects = Mapping[str, Any] | None
 

@@ -22,12 +22,12 @@ from tfmot_sws.coding.architecture import (
 )
 from tfmot_sws.coding.container import Section, frame, parse_sections, write_sections
 from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.coding.library import library_of
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
 from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
-from tfmot_sws.model_view import is_wrapped, view_of
-from tfmot_sws.rebuild import finalize
+from tfmot_sws.models.libraries import library_of
+from tfmot_sws.models.rebuild import finalize
+from tfmot_sws.models.views import is_wrapped, view_of
 
 
 @dataclasses.dataclass(frozen=True)

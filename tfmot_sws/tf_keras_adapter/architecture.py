@@ -11,7 +11,7 @@ from typing import Any, Final
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.coding.library import Library, too_large
+from tfmot_sws.models.libraries import Library, too_large
 
 _FUNCTIONS: Final = "activations|constraints|initializers|regularizers"
 _ENGINE: Final = r"tf_keras\.src\.(engine\.(functional|sequential)|layers\.core\.tf_op_layer)"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model_view import is_wrapped
+from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.style import DENSITY, OTHERS, ZERO, new_axes, tidy
 from tfmot_sws.visualization.weights import Weights, pair_weights

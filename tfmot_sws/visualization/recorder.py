@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.mixture import GaussianMixture
-from tfmot_sws.model_view import is_wrapped
+from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.movement import MovementPanels
 from tfmot_sws.visualization.style import require_matplotlib

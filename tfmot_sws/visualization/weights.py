@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from tfmot_sws.model_view import is_tf_keras, is_wrapped, view_of
-from tfmot_sws.selection import choose_weights
+from tfmot_sws.models.selection import choose_weights
+from tfmot_sws.models.views import is_tf_keras, is_wrapped, view_of
 
 Weights = keras.Model | Mapping[str, ArrayLike] | ArrayLike
 Array = NDArray[np.float32]

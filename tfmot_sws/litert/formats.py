@@ -1,0 +1,190 @@
+"""How each format of .tflite file is made from a Keras model."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import keras
+import numpy as np
+
+from tfmot_sws.litert import tflm
+from tfmot_sws.litert.converter import ExportError, convert, with_batch_of_one
+from tfmot_sws.litert.file import has_loop, parse, stored_tensors
+from tfmot_sws.litert.int8_grid import place_on_int8_grid, store_as_int8
+from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
+from tfmot_sws.litert.verification import greatest_difference
+from tfmot_sws.models.batch_norm import fold_batch_norm, foldable
+from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
+
+# Examples of the representative data that calibrate, and that check the result.
+_CALIBRATION_EXAMPLES: Final = 256
+# Kernels of another library sum in another order: float32 outputs agree to about this
+# share of their range.
+_SAME: Final = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be exported, and what the user gave for it; see `convert_to_tflite`."""
+
+    model: keras.Model
+    representative_data: Any
+    sample: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a format is made, and by how much its outputs may differ from Keras'."""
+
+    make: Callable[[Job], bytes]
+    tolerance: float
+    keeps_clusters_behind_batch_norm: bool = False
+
+
+def _float32(job: Job) -> bytes:
+    return convert(job.model)
+
+
+def _float16(job: Job) -> bytes:
+    import tensorflow as tf
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return convert(job.model, configure)
+
+
+def _sparse(job: Job) -> bytes:
+    import tensorflow as tf
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+
+    dense, sparse = convert(job.model), convert(job.model, configure)
+    if _num_nonzero(sparse) != _num_nonzero(dense):
+        # Seen with LiteRT 2.3 when the rows of a matrix are no multiple of 4 long.
+        _warn_dense(job.model, "LiteRT's converter would lose some of its weights")
+        return dense
+    if len(sparse) >= len(dense):
+        shares = ", ".join(f"{t.name} {t.zeros / t.size:.0%}" for t in stored_tensors(dense))
+        _warn_dense(
+            job.model,
+            f"{len(sparse):,} bytes sparse, {len(dense):,} dense. Share of zeros: {shares}; "
+            "about two thirds of a large tensor must be zero",
+        )
+        return dense
+    return sparse
+
+
+def _num_nonzero(tflite: bytes) -> int:
+    return sum(t.size - t.zeros for t in stored_tensors(tflite))
+
+
+def _warn_dense(model: keras.Model, why: str) -> None:
+    warnings.warn(
+        f"The float32 file of '{model.name}' is returned, not a sparse one: {why}.",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _int8_codebook(job: Job) -> bytes:
+    model = fold_batch_norm(job.model) if foldable(job.model) else job.model
+    exact = convert(place_on_int8_grid(model))
+    small = store_as_int8(exact)
+    inputs = make_up_inputs(exact, job.model) if job.sample is None else job.sample
+    named = by_input_name(inputs, job.model)
+    difference = greatest_difference(predict_tflite(small, named), predict_tflite(exact, named))
+    if difference != 0:
+        raise ExportError(
+            f"Outputs of the int8 file of '{job.model.name}' differ by {difference:.1e} from "
+            "those of its float32 file; they should be equal. Nothing was written. Take "
+            "'float32', 'float16' or 'sparse'."
+        )
+    return small
+
+
+def _int8(job: Job) -> bytes:
+    import tensorflow as tf
+
+    if job.representative_data is None:
+        raise ValueError(
+            "weights='int8' needs representative_data=, typical inputs from which the range "
+            "of each activation is learned, such as x_train[:256]."
+        )
+    data = first_examples(job.representative_data)
+
+    def examples() -> Iterator[Any]:
+        named = by_input_name(data, job.model)
+        arrays = named if isinstance(named, dict) else {"": keras.tree.flatten(named)[0]}
+        for i in range(len(next(iter(arrays.values())))):
+            example = {name: array[i : i + 1] for name, array in arrays.items()}
+            yield example if isinstance(named, dict) else list(example.values())
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = examples
+
+    return convert(_without_loops(job.model), configure)
+
+
+def _without_loops(model: keras.Model) -> keras.Model:
+    """The model with recurrent layers unrolled: calibrating a loop ends the process."""
+    if not has_loop(parse(convert(model))):
+        return model
+    unrolled = clone_with(model, unroll_recurrences)
+    unrolled.set_weights(model.get_weights())
+    if has_loop(parse(convert(unrolled))):
+        raise ExportError(
+            f"Model '{model.name}' has a loop that cannot be unrolled, which LiteRT cannot "
+            "quantize to integers. Take 'int8_codebook'."
+        )
+    return unrolled
+
+
+def _tflm(job: Job) -> bytes:
+    exact = convert(with_batch_of_one(job.model))
+    small = tflm.compress(exact)
+    inputs = make_up_inputs(exact, job.model) if job.sample is None else job.sample
+    named = by_input_name(inputs, job.model)
+    difference = greatest_difference(tflm.predict(small, named), tflm.predict(exact, named))
+    if difference != 0:
+        raise ExportError(
+            f"Look-up tables change the outputs of '{job.model.name}' by {difference:.1e} in "
+            "TensorFlow Lite Micro; they should be equal. Nothing was written."
+        )
+    return small
+
+
+def first_examples(data: Any) -> Any:
+    """The first examples of arrays, or of an iterable of batches, as arrays."""
+    if hasattr(data, "shape") or isinstance(data, list | tuple | dict):
+        return keras.tree.map_structure(
+            lambda array: np.asarray(array)[:_CALIBRATION_EXAMPLES], data
+        )
+    batches, total = [], 0
+    for batch in data:
+        inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        batches.append(keras.tree.map_structure(np.asarray, inputs))
+        total += len(keras.tree.flatten(inputs)[0])
+        if total >= _CALIBRATION_EXAMPLES:
+            break
+    if not batches:
+        raise ValueError("representative_data gave no batches; it may have been used up.")
+    joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    return first_examples(joined)
+
+
+FORMATS: Final = {
+    "float32": Format(_float32, _SAME),
+    "float16": Format(_float16, 1e-2),
+    "int8_codebook": Format(_int8_codebook, 0.1),
+    "sparse": Format(_sparse, _SAME),
+    "int8": Format(_int8, 0.1, keeps_clusters_behind_batch_norm=True),
+    "tflm": Format(_tflm, _SAME),
+}

@@ -1,0 +1,116 @@
+"""Runs .tflite files in LiteRT's interpreter on the inputs that the Keras model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tfmot_sws.litert.converter import input_structure
+
+_MADE_UP_EXAMPLES = 4
+
+
+def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
+    """Runs a .tflite file in the LiteRT interpreter, with its default settings.
+
+    Args:
+        tflite: the bytes of a .tflite file.
+        inputs: an array, or a list or dict of arrays as the Keras model takes them;
+            examples along the first axis.
+        batch_size: examples a call, >= 1; a file with a fixed batch uses its own.
+
+    Returns:
+        The outputs in the order of the Keras model's flattened outputs.
+
+    Raises:
+        ValueError: the inputs do not fit those of the file.
+    """
+    interpreter, runner, names, batch = _open(tflite)
+    arrays = arrays_by_name(inputs, names)
+    total = len(next(iter(arrays.values())))
+    step = batch or batch_size
+    parts = []
+    for start in range(0, total, step):
+        feed = {name: _slice(array, start, step, batch) for name, array in arrays.items()}
+        outputs = runner(**feed)
+        # LiteRT's own LSTM, which that of tf_keras becomes, would go on from its state.
+        interpreter.reset_all_variables()
+        # A fixed batch is filled up at the end; what was filled in is cut off.
+        parts.append([outputs[name][: total - start] for name in output_order(outputs)])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
+    """A few random inputs (zeros where integers) in the structure that the model takes."""
+    generator = np.random.default_rng(0)
+    _, runner, names, _ = _open(tflite)
+    details = runner.get_input_details()
+
+    def make(name: str) -> NDArray:
+        free = [max(int(n), 1) for n in details[name]["shape_signature"][1:]]
+        dtype = details[name]["dtype"]
+        shape = [_MADE_UP_EXAMPLES, *free]
+        if np.issubdtype(dtype, np.floating):
+            return generator.standard_normal(shape).astype(dtype)
+        return np.zeros(shape, dtype)
+
+    inputs = getattr(model, "inputs", None)
+    if not inputs or len(names) == 1:
+        return make(names[0])
+    return keras.tree.pack_sequence_as(input_structure(model), [make(t.name) for t in inputs])
+
+
+def by_input_name(inputs: Any, model: keras.Model) -> Any:
+    """Inputs for a model of several as a dict by their names; others as they are."""
+    tensors = getattr(model, "inputs", None) or []
+    leaves = keras.tree.flatten(inputs)
+    if len(tensors) < 2 or len(leaves) != len(tensors):
+        return inputs
+    return {tensor.name: leaf for tensor, leaf in zip(tensors, leaves, strict=True)}
+
+
+def arrays_by_name(inputs: Any, names: list[str]) -> dict[str, NDArray]:
+    """Arrays by the name of the input they feed.
+
+    Raises:
+        ValueError: their number is wrong, or several have no names.
+    """
+    if isinstance(inputs, dict):
+        missing = sorted(set(names) - set(inputs))
+        if missing:
+            raise ValueError(f"The file has inputs {names}; received none for {missing}.")
+        return {name: np.asarray(inputs[name]) for name in names}
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(inputs)]
+    if len(leaves) != len(names):
+        raise ValueError(f"The file has inputs {names}; received {len(leaves)} arrays.")
+    if len(names) > 1:
+        raise ValueError(f"Several inputs are fed by name: pass a dict with keys {names}.")
+    return {names[0]: leaves[0]}
+
+
+def output_order(outputs: dict[str, Any]) -> list[str]:
+    """Keras names unnamed outputs output_0, output_1, ...; named ones sort by name."""
+    return sorted(
+        outputs, key=lambda name: (len(name), name) if "output_" in name else (0, name)
+    )
+
+
+def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
+    """Interpreter, signature runner, its inputs' names, and the batch if that is fixed."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=tflite)
+    runner = interpreter.get_signature_runner()
+    details = runner.get_input_details()
+    first = next(iter(details.values()))["shape_signature"]
+    batch = int(first[0]) if len(first) and first[0] > 0 else None
+    return interpreter, runner, sorted(details), batch
+
+
+def _slice(array: NDArray, start: int, step: int, fixed: int | None) -> NDArray:
+    part = array[start : start + step]
+    short = step - len(part) if fixed else 0
+    return np.concatenate([part, np.repeat(part[-1:], short, axis=0)]) if short else part

@@ -1,0 +1,58 @@
+"""What weighs in a .tflite file, for the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import struct
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from tfmot_sws.litert.file import StoredTensor, stored_tensors
+
+# What the schema's generated code raises on damaged files, for it checks nothing itself.
+_DAMAGED = (AttributeError, IndexError, OverflowError, TypeError, ValueError, struct.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfliteReport:
+    """The weight tensors of a .tflite file, and its size."""
+
+    tensors: tuple[StoredTensor, ...]
+    file_bytes: int
+    gzip_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Totals and records as plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def print(self, console: Console | None = None) -> None:
+        """Shows the report as a table on the terminal."""
+        table = Table(title="Weights in the file", box=SIMPLE, show_footer=True)
+        table.add_column("tensor", "file", overflow="fold")
+        footers = {"shape": "", "type": "", "zeros": "", "values": ""}
+        for name, footer in {**footers, "bytes": f"{self.file_bytes:,}"}.items():
+            table.add_column(name, footer, justify="right")
+        for t in self.tensors:
+            shape = "x".join(map(str, t.shape)) or "scalar"
+            zeros = f"{t.zeros / max(t.size, 1):.1%}"
+            counts = f"{t.distinct:,}", f"{t.stored_bytes:,}"
+            table.add_row(t.name, shape, t.dtype, zeros, *counts)
+        table.caption = f"{self.gzip_bytes:,} bytes under gzip"
+        (console or Console()).print(table)
+
+
+def tflite_report(tflite: bytes) -> TfliteReport:
+    """Lists the weight tensors of a .tflite file.
+
+    Raises:
+        ValueError: when the data is no readable .tflite file.
+    """
+    try:
+        tensors = stored_tensors(tflite)
+    except _DAMAGED as error:
+        raise ValueError(f"Not a readable .tflite file: {error}") from error
+    return TfliteReport(tensors, len(tflite), len(gzip.compress(tflite)))

@@ -1,0 +1,150 @@
+"""The same model once more, from its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfmot_sws.models.views import is_tf_keras, view_of
+
+Edit = Callable[[Any], Any]
+
+
+def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
+    """A model with the same names, made from an edited configuration; weights are new.
+
+    Args:
+        model: a built model.
+        edit: takes and returns the serialised model, a nested dict.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    advice = (
+        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+        "configuration. A subclassed model needs get_config() and a build() that creates "
+        "its layers; see keras.saving.register_keras_serializable."
+    )
+    saving, parts, own = keras.saving, walk(model), "keras."
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter import rebuild as tf_keras_rebuild
+
+        saving, own = tf_keras_rebuild.saving, "tf_keras."
+        parts = iter((model, *model.submodules))
+    try:
+        config = saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ValueError(advice) from error
+    config.pop("compile_config", None)
+    # The model is in memory already: its own classes and functions may be taken as they are.
+    # Not Keras' own, which has a layer and an operation of the name Add, and more such pairs.
+    classes = {
+        type(part).__name__: type(part)
+        for part in parts
+        if not type(part).__module__.startswith(own)
+    }
+    with saving.custom_object_scope(classes):
+        clone = saving.deserialize_keras_object(edit(config), safe_mode=False)
+    if not clone.built:
+        raise ValueError(advice)
+    if is_tf_keras(model):
+        tf_keras_rebuild.show_inputs(model, clone)
+    return clone
+
+
+def float32_clone(model: keras.Model) -> keras.Model:
+    """The same architecture and names, computing in float32; weights are new.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    with _float32_policy(model):
+        clone = clone_with(model, as_float32)
+    if len(clone.variables) != len(model.variables):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) has {len(model.variables)} "
+            f"variables, and {len(clone.variables)} when rebuilt from its configuration. A "
+            "subclassed model needs a build() that creates all its layers."
+        )
+    return clone
+
+
+@contextlib.contextmanager
+def _float32_policy(model: keras.Model) -> Iterator[None]:
+    """Has the layers that a subclassed model creates itself compute in float32."""
+    if is_tf_keras(model):
+        from tfmot_sws.tf_keras_adapter.rebuild import policy, set_policy
+    else:
+        policy, set_policy = keras.config.dtype_policy, keras.config.set_dtype_policy
+    before = policy()
+    set_policy("float32")
+    try:
+        yield
+    finally:
+        set_policy(before)
+
+
+def copy_float32(model: keras.Model) -> keras.Model:
+    """An uncompiled copy that computes in float32, with the same weights.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+    clone = float32_clone(model)
+    pairs = zip(view_of(model).variables, view_of(clone).variables, strict=True)
+    for source, target in pairs:
+        target.assign(ops.convert_to_numpy(source))
+    finalize(clone)
+    return clone
+
+
+def computes_in_float32(model: keras.Model) -> bool:
+    """Whether no layer of the model computes in half precision."""
+    return all(
+        dtype not in ("float16", "bfloat16", "float64")
+        for layer in walk(model)
+        for dtype in (layer.compute_dtype, layer.variable_dtype)
+    )
+
+
+def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """A layer, and the layers of the models inside it."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from walk(inner)
+
+
+def finalize(model: keras.Model) -> None:
+    """Has layers that keep something derived from their variables derive it anew."""
+    for layer in walk(model):
+        update: Callable[[], None] | None = getattr(layer, "finalize_state", None)
+        if update is not None:
+            update()
+
+
+def as_float32(config: Any) -> Any:
+    """A serialised model with every dtype policy replaced by float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(as_float32(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    # The latter is that of tf_keras.
+    if config.get("class_name") in ("DTypePolicy", "Policy"):
+        return {**config, "config": {"name": "float32"}}
+    return {key: as_float32(value) for key, value in config.items()}
+
+
+def unroll_recurrences(config: Any) -> Any:
+    """A serialised model whose recurrent layers are unrolled over time."""
+    if isinstance(config, list | tuple):
+        return type(config)(unroll_recurrences(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: True if key == "unroll" else unroll_recurrences(value)
+        for key, value in config.items()
+    }

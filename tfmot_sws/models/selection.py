@@ -1,0 +1,164 @@
+"""Which variables of a model are shared, which are not, and why: the only walk over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmot_sws.models.views import claims
+
+Selector = str | Callable[[keras.Variable], bool]
+
+_BIAS = "bias"
+# Names that Keras layers give to the parameters of normalisation.
+_NORMALISATION = ("gamma", "beta", "scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightChoice:
+    """One variable of the model and what was decided about it.
+
+    Args:
+        path: the variable's path in the model.
+        shape: its shape.
+        shared: whether its weights share the mixture's values.
+        reason: why, in words.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    shared: bool
+    reason: str
+
+
+def choose_weights(
+    model: keras.Model, include: Selector | None, exclude: Selector | None
+) -> list[WeightChoice]:
+    """Decides for each of `model.weights`, in their order, whether it is shared.
+
+    Args:
+        model: a built model.
+        include: regular expression searched in the path, or a predicate on the variable.
+            `None` takes what is trainable and not of a normalisation: kernels and
+            embeddings (two dimensions or more), and biases unless they reach further
+            than every kernel, for the mixture covers the range of the kernels. Layers
+            with tfmot's `get_clusterable_weights` or `get_prunable_weights` decide on
+            their weights themselves.
+        exclude: likewise, what to leave out; it overrules `include`.
+
+    Raises:
+        ValueError: when nothing is left to share, or a regular expression is invalid.
+    """
+    includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
+    kernels = [v for v in model.trainable_weights if _is_float(v) and _is_kernel(v)]
+    reach = max((_magnitude(v) for v in kernels), default=-1.0)
+    named = claims(model)
+    choices = [
+        _choose(variable, includes, excludes, reach, named.get(id(variable)))
+        for variable in model.weights
+    ]
+    if not any(choice.shared for choice in choices):
+        listed = "\n".join(f"  {c.path} {c.shape}: {c.reason}" for c in choices)
+        raise ValueError(
+            f"Model '{model.name}' has no weights to share. Its variables are:\n"
+            f"{listed or '  (none)'}\n"
+            "Pass include= with a regular expression or a predicate that takes at least one."
+        )
+    return choices
+
+
+def _predicate(selector: Selector | None, name: str) -> Callable[[keras.Variable], bool] | None:
+    if selector is None or callable(selector):
+        return selector
+    try:
+        pattern = re.compile(selector)
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"{name} must be a regular expression on variable paths or a predicate on "
+            f"variables; received {selector!r} ({error})."
+        ) from error
+    return lambda variable: bool(pattern.search(variable.path))
+
+
+def _choose(
+    variable: keras.Variable,
+    includes: Callable[[keras.Variable], bool] | None,
+    excludes: Callable[[keras.Variable], bool] | None,
+    reach: float,
+    named: bool | None,
+) -> WeightChoice:
+    if not variable.trainable:
+        shared, reason = False, "not trainable"
+    elif not _is_float(variable):
+        shared, reason = False, f"not floating point ({variable.dtype})"
+    elif not np.prod(variable.shape):
+        shared, reason = False, "empty"
+    elif excludes is not None and excludes(variable):
+        shared, reason = False, "excluded by exclude="
+    elif includes is not None:
+        shared = includes(variable)
+        reason = "taken by include=" if shared else "not taken by include="
+    elif named is not None:
+        shared, reason = named, f"{'' if named else 'not '}named by its layer"
+    elif _is_kernel(variable):
+        shared, reason = True, "kernel"
+    elif _BIAS in variable.name:
+        shared = _magnitude(variable) <= reach
+        reason = f"bias, {'within' if shared else 'beyond'} the range of the kernels"
+    else:
+        shared, reason = False, "neither kernel nor bias"
+    return WeightChoice(variable.path, tuple(variable.shape), shared, reason)
+
+
+def _is_float(variable: keras.Variable) -> bool:
+    return bool(keras.backend.is_float_dtype(variable.dtype))
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    """Kernels and embeddings: two dimensions or more, of no normalisation, no bias."""
+    name = variable.name
+    return len(variable.shape) > 1 and name not in _NORMALISATION and _BIAS not in name
+
+
+def _magnitude(variable: keras.Variable) -> float:
+    """Greatest |w| of a variable; 0 if it is empty."""
+    return float(np.max(np.abs(ops.convert_to_numpy(variable)), initial=0.0))
+
+
+def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
+    """Positions in `model.weights` of the shared variables, one list a mixture.
+
+    Args:
+        choices: from `choose_weights`.
+        scope: "model" for one mixture over everything, "layer" for one a layer.
+
+    Raises:
+        ValueError: for any other scope.
+    """
+    if scope not in ("model", "layer"):
+        raise ValueError(f"scope must be 'model' or 'layer'; received {scope!r}.")
+    groups: dict[str, list[int]] = {}
+    for position, choice in enumerate(choices):
+        if choice.shared:
+            owner = choice.path.rpartition("/")[0] if scope == "layer" else ""
+            groups.setdefault(owner, []).append(position)
+    return list(groups.values())
+
+
+def check_finite(model: keras.Model) -> None:
+    """Raises `ValueError` naming the first variable that holds NaN or infinity."""
+    for variable in model.weights:
+        if not _is_float(variable):
+            continue
+        values = ops.convert_to_numpy(variable)
+        if not np.all(np.isfinite(values)):
+            bad = int(np.sum(~np.isfinite(values)))
+            raise ValueError(
+                f"Variable '{variable.path}' of model '{model.name}' holds {bad} NaN or "
+                "infinite values. Load weights that are finite before wrapping."
+            )

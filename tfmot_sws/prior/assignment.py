@@ -1,0 +1,109 @@
+"""Which component each weight belongs to, in tensors: the rule of training and strip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfmot_sws.backend.compilation import compiled
+from tfmot_sws.prior.density import MixtureTensors
+
+Tensor = Any
+# From weights to the slots of their components, int32, and to those components' means.
+Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor | None) -> Tensor:
+    """Index of the component of every weight; see `GaussianMixture.assign`.
+
+    Args:
+        weights: float32, any shape.
+        mixture: the mixture; components that have died are never chosen.
+        width: scalar tensor s > 0, one width for all; `None` takes each component's own.
+
+    Returns:
+        int32 indices of the shape of `weights`.
+    """
+    return _assign(weights, mixture, [] if width is None else [width])
+
+
+@compiled
+def _assign(weights: Tensor, mixture: MixtureTensors, width: list[Tensor]) -> Tensor:
+    return rule_of(mixture, width)(weights)[0]
+
+
+def rule_of(mixture: MixtureTensors, width: list[Tensor]) -> Rule:
+    """The rule by one width for all, the one in the list, or by each component's own."""
+    if width:
+        return _common_width_rule(mixture, width[0])
+    return _own_width_rule(mixture)
+
+
+def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
+    """argmax_k log pi_k - (w - mu_k)^2 / (2 s^2), as intervals of w.
+
+    The scores differ by straight lines in w, so each component that is ever the best is
+    so in one interval, and the intervals lie in the order of the means. One comparison a
+    component then finds a weight's interval.
+    """
+    order = ops.cast(ops.argsort(mixture.means), "int32")
+    means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))
+    begins = _interval_begins(means, offsets, width)
+
+    def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
+        index = ops.zeros_like(weights, dtype="int32") + order[0]
+        target = ops.zeros_like(weights) + means[0]
+        for k in range(1, mixture.means.shape[0]):
+            beyond = weights > begins[k]
+            index = ops.where(beyond, order[k], index)
+            target = ops.where(beyond, means[k], target)
+        return index, target
+
+    return rule
+
+
+def _interval_begins(means: Tensor, offsets: Tensor, width: Tensor) -> Tensor:
+    """Where each component becomes the best, means ascending; infinity where it never does.
+
+    Args:
+        means: shape (K,), ascending.
+        offsets: shape (K,), log pi_k.
+        width: scalar s > 0.
+    """
+    gaps = means[None, :] - means[:, None]
+    # Entry (j, k): from where on k is better than j, for j before k.
+    after = 0.5 * (means[None, :] + means[:, None]) + ops.square(width) * (
+        offsets[:, None] - offsets[None, :]
+    ) / ops.maximum(gaps, 1e-30)
+    num = means.shape[0]
+    before = np.triu(np.ones((num, num), bool), k=1)
+    begins = ops.max(ops.where(before, after, -np.inf), axis=0)
+    ends = ops.min(ops.where(before, after, np.inf), axis=1)
+    return ops.where(begins < ends, begins, np.inf)
+
+
+def _own_width_rule(mixture: MixtureTensors) -> Rule:
+    """argmax_k of the responsibilities, the paper's rule."""
+    precisions = ops.exp(mixture.log_precisions)
+    offsets = mixture.log_proportions + 0.5 * mixture.log_precisions
+
+    def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
+        def score(k: int) -> Tensor:
+            return offsets[k] - 0.5 * precisions[k] * ops.square(weights - mixture.means[k])
+
+        # A running maximum fuses into one pass over the weights; an argmax would hold
+        # K copies of them.
+        best, index = score(0), ops.zeros_like(weights, dtype="int32")
+        target = ops.zeros_like(weights) + mixture.means[0]
+        for k in range(1, mixture.means.shape[0]):
+            candidate = score(k)
+            better = candidate > best
+            index = ops.where(better, k, index)
+            target = ops.where(better, mixture.means[k], target)
+            best = ops.maximum(candidate, best)
+        return index, target
+
+    return rule

@@ -1,0 +1,85 @@
+"""Settings of the prior."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfmot_sws.prior.hyperpriors import GammaHyperprior
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """Learning rates of the mixture as multiples of the optimizer's own rate.
+
+    They hold under any optimizer: plain SGD, momentum, Adam and their like. A rate
+    schedule given to the optimizer moves all of them together. What an optimizer does to a
+    variable as a whole, such as clipping by norm, it does to the three together.
+
+    Args:
+        means: of mu_k.
+        log_precisions: of gamma_k = log lambda_k.
+        log_proportions: of rho_k, and of pi_0's logit when it is learned.
+
+    References:
+        Ullrich et al. 2017, appendix A: 5e-4 for the weights, 1e-4, 3e-3 and 3e-3 for
+        these three.
+    """
+
+    means: float = 0.2
+    log_precisions: float = 6.0
+    log_proportions: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name, rate in dataclasses.asdict(self).items():
+            if not 0 < rate < float("inf"):
+                raise ValueError(
+                    f"The learning rate multiple of {name} must be above 0 and finite; "
+                    f"received {rate}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOptions:
+    """Settings of the prior that seldom need a change.
+
+    All widths are in multiples of the root mean square of the shared weights.
+
+    Args:
+        initial_stddev: width of every component at the start, > 0.
+        zero: hyperprior on the zero component's precision. By default it holds all
+            widths near the assignment width: loss and assignment then agree on what is
+            nearly zero, and tau keeps its pull to the end.
+        others: hyperprior on the other components' precisions.
+        assignment_width: the common width by which weights are assigned to components,
+            > 0; larger values set more weights to zero. 0 takes each component's own
+            width, the paper's rule.
+        learning_rates: of the mixture's parameters.
+        renewal_period: steps from one evaluation of the prior's pull to the next, >= 1;
+            in between it is held. 1 evaluates at every step.
+
+    Raises:
+        ValueError: when a width or the period is out of range.
+    """
+
+    initial_stddev: float = 1.3
+    zero: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
+    others: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
+    assignment_width: float = 1.3
+    learning_rates: LearningRates = LearningRates()
+    renewal_period: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_stddev < float("inf"):
+            raise ValueError(
+                f"initial_stddev must be above 0 and finite; received {self.initial_stddev}."
+            )
+        if not 0 <= self.assignment_width < float("inf"):
+            raise ValueError(
+                "assignment_width must be at least 0 and finite; received "
+                f"{self.assignment_width}."
+            )
+        if not isinstance(self.renewal_period, int) or self.renewal_period < 1:
+            raise ValueError(
+                "renewal_period must be an integer of at least 1; received "
+                f"{self.renewal_period!r}."
+            )

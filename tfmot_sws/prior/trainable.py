@@ -1,0 +1,341 @@
+"""The trainable mixture: the only owner of its parametrisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.density import DEAD, MixtureTensors
+from tfmot_sws.prior.density_table import total_negative_log_prob
+from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
+from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.options import LearningRates, PriorOptions
+from tfmot_sws.prior.snap import Noise, snap_to_means
+
+Tensor = Any
+
+# Stands in for a proportion of 0, whose logarithm training could not leave again.
+_LEAST_PROPORTION = 1e-30
+# The means take a gradient at one step of so many; see `GaussianMixturePrior.snap`.
+_MEANS_PERIOD = 2
+
+
+@keras.saving.register_keras_serializable(package="tfmot_sws")
+class GaussianMixturePrior(keras.layers.Layer):
+    """A trainable Gaussian mixture over scalar weights, with its hyperpriors.
+
+    Components live in fixed slots 0..K-1, slot 0 being the zero component. Slots whose
+    component has died or was merged into another stay, with `alive` at 0, so that
+    neither shapes nor compiled steps change during training.
+
+    Each trained parameter theta is held as v = theta / r, r being its learning rate
+    multiple, and takes the gradient of theta as if it were that of v. An update of v by
+    any optimizer then moves theta by r times what that optimizer would have done.
+
+    Args:
+        num_components: K >= 2.
+        zero_proportion: pi_0 in (0, 1), or a `BetaHyperprior` to learn it.
+        options: widths, hyperpriors and learning rates.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    References:
+        Ullrich et al. 2017, sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        num_components: int = 16,
+        *,
+        zero_proportion: float | BetaHyperprior = 0.99,
+        options: PriorOptions | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name, dtype="float32", autocast=False)
+        _check_components(num_components)
+        _check_zero_proportion(zero_proportion)
+        self.num_components = num_components
+        self.zero_proportion = zero_proportion
+        self.options = options or PriorOptions()
+        self._add_variables()
+        self.built = True
+
+    def _add_variables(self) -> None:
+        others = self.num_components - 1
+        rates = self.options.learning_rates
+        fields = {
+            "means": (others, rates.means),
+            "log_precisions": (self.num_components, rates.log_precisions),
+            "log_proportions": (others, rates.log_proportions),
+        }
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            fields["zero_logit"] = (1, rates.log_proportions)
+        self._fields = tuple(fields)
+        self._ends = np.cumsum([size for size, _ in fields.values()])
+        self._rates = np.concatenate(
+            [np.full(n, rate, np.float32) for n, rate in fields.values()]
+        )
+        # One variable for all: an optimizer takes as long for a few numbers as for thousands.
+        self._trained = self.add_weight(
+            name="mixture", shape=(int(self._ends[-1]),), initializer="zeros"
+        )
+        self.alive = self._state("alive", np.ones(self.num_components))
+        self.scale = self._state("scale", 1.0)
+        zero, rest = self.options.zero.stddev, self.options.others.stddev
+        self.target_stddevs = self._state("target_stddevs", [zero, rest])
+        self.assignment_width = self._state("assignment_width", self.options.assignment_width)
+
+    def by_field(self, vector: Tensor) -> dict[str, Tensor]:
+        """The parts of a vector laid out as the trained variable, such as its gradient.
+
+        Args:
+            vector: shape of `trainable_variables[0]`.
+
+        Returns:
+            By name: "means" mu_k, (K - 1,); "log_precisions" gamma_k, (K,);
+            "log_proportions" rho_k, (K - 1,); and if pi_0 is learned "zero_logit", (1,).
+        """
+        return dict(zip(self._fields, ops.split(vector, self._ends[:-1].tolist()), strict=True))
+
+    def _state(self, name: str, value: Any) -> keras.Variable:
+        value = np.asarray(value, np.float32)
+        return self.add_weight(
+            name=name,
+            shape=value.shape,
+            initializer=lambda _, dtype=None: ops.convert_to_tensor(value, dtype),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    # The mixture, read by training.
+
+    def tensors(self) -> MixtureTensors:
+        """The mixture as tensors, differentiable in the trained variables."""
+        fields = self.by_field(_at_rate(self._trained, self._rates))
+        log_zero, log_rest = self._log_zero(fields)
+        others_alive = self.alive.value[1:] > 0.5
+        proportions = ops.where(others_alive, fields["log_proportions"], DEAD)
+        return MixtureTensors(
+            ops.concatenate([ops.zeros((1,)), fields["means"]]),
+            fields["log_precisions"],
+            ops.concatenate(
+                [
+                    ops.reshape(log_zero, (1,)),
+                    ops.where(others_alive, ops.log_softmax(proportions) + log_rest, DEAD),
+                ]
+            ),
+        )
+
+    def _log_zero(self, fields: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """log pi_0 and log(1 - pi_0)."""
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            logit = fields["zero_logit"][0]
+            return ops.log_sigmoid(logit), ops.log_sigmoid(-logit)
+        zero = np.float32(self.zero_proportion)
+        return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
+
+    def complexity_loss(self, weights: Sequence[Tensor]) -> Tensor:
+        """-sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
+
+        It is a negative log-density and may be below zero.
+
+        Args:
+            weights: float32 tensors of any shapes.
+        """
+        mixture = self.tensors()
+        return total_negative_log_prob(list(weights), mixture) + self.hyperprior_loss(
+            mixture, sum(int(np.prod(w.shape)) for w in weights)
+        )
+
+    def hyperprior_loss(self, mixture: MixtureTensors, num_weights: int) -> Tensor:
+        """-sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
+
+        Args:
+            mixture: `tensors()`.
+            num_weights: number of shared weights.
+        """
+        gamma, targets = mixture.log_precisions, self.target_stddevs.value
+        alphas = [h.alpha(num_weights) for h in (self.options.zero, self.options.others)]
+        on_zero = gamma_negative_log_prob(gamma[0], alphas[0], targets[0])
+        on_others = gamma_negative_log_prob(gamma[1:], alphas[1], targets[1])
+        loss = on_zero + ops.sum(ops.where(self.alive.value[1:] > 0.5, on_others, 0.0))
+        if isinstance(self.zero_proportion, BetaHyperprior):
+            log_zero = mixture.log_proportions[0]
+            log_rest = ops.log(-ops.expm1(log_zero))
+            loss += self.zero_proportion.negative_log_prob(log_zero, log_rest)
+        return loss
+
+    def assign(self, weights: Tensor) -> Tensor:
+        """Component slot of every weight, int32, by the rule of `options`."""
+        return assign(weights, self.tensors(), self._common_width())
+
+    def snap(
+        self,
+        weights: Sequence[Tensor],
+        share: Tensor,
+        *,
+        dither: Tensor | None = None,
+        step: Tensor | None = None,
+        mixture: MixtureTensors | None = None,
+    ) -> list[Tensor]:
+        """The weights moved `share` (0 to 1) of the way to their components' means.
+
+        Args:
+            weights: float32 tensors of any static shapes.
+            share: scalar tensor.
+            dither: scalar tensor, the standard deviation of noise on the assignment in
+                assignment widths; `None` for none.
+            step: scalar tensor, the number of the step, from which follow the noise, and
+                whether the means get a gradient: twice theirs at every second step,
+                unless `renewal_period` is 1. `None` for no noise and each step's gradient.
+            mixture: `tensors()`, where those are at hand.
+        """
+        mixture = self.tensors() if mixture is None else mixture
+        width = self._common_width()
+        unit = self.scale.value if width is None else width
+        noise = None if dither is None else Noise(dither * unit, step)
+        for_means = None if step is None else self._factor_for_means(step)
+        return snap_to_means(weights, mixture, width, share, noise=noise, for_means=for_means)
+
+    def _factor_for_means(self, step: Tensor) -> Tensor | None:
+        """What the gradient of the means is multiplied by at a step.
+
+        Their members' sums are a good part of what a small network's step costs more. So
+        every second step has twice the gradient, the others none: on average that is the
+        same, and K numbers from so many weights are hardly noisier.
+        """
+        period = min(_MEANS_PERIOD, self.options.renewal_period)
+        if period == 1:
+            return None
+        return ops.where(step % period < 0.5, float(period), 0.0)
+
+    def _common_width(self) -> Tensor | None:
+        """The width of the assignment, or `None` for each component's own."""
+        return self.assignment_width.value if self.options.assignment_width else None
+
+    # The mixture, set from outside.
+
+    def fit_initial(self, weights: Sequence[NDArray[np.floating]]) -> None:
+        """Lays the first mixture over the range of the pretrained weights.
+
+        Args:
+            weights: arrays, at least one of them not empty.
+        """
+        scale = root_mean_square(weights)
+        self.scale.assign(scale)
+        self.set_widths()
+        zero = self.zero_proportion
+        mixture = initial_mixture(
+            weights,
+            self.num_components,
+            stddev=self.options.initial_stddev * scale,
+            zero_proportion=zero.mean if isinstance(zero, BetaHyperprior) else zero,
+        )
+        self.set_mixture(mixture, np.arange(self.num_components))
+
+    def set_widths(self, stddev: float = 1.0, assignment: float = 1.0) -> None:
+        """Sets the widths of the hyperpriors and of the assignment, in tensors' units.
+
+        Args:
+            stddev: factor on the hyperpriors' widths.
+            assignment: factor on the assignment width.
+        """
+        options, scale = self.options, float(ops.convert_to_numpy(self.scale))
+        targets = [options.zero.stddev, options.others.stddev]
+        self.target_stddevs.assign(np.asarray(targets, np.float32) * (stddev * scale))
+        self.assignment_width.assign(options.assignment_width * assignment * scale)
+
+    @property
+    def alive_slots(self) -> NDArray[np.intp]:
+        """Slots whose component is alive, ascending; the first is 0."""
+        return np.flatnonzero(ops.convert_to_numpy(self.alive) > 0.5)
+
+    def mixture(self) -> GaussianMixture:
+        """The living components as an immutable value, in the order of their slots."""
+        slots = self.alive_slots
+        means, log_precisions, log_proportions = (
+            ops.convert_to_numpy(field)[slots].astype(np.float64) for field in self.tensors()
+        )
+        proportions = np.exp(log_proportions)
+        return GaussianMixture(
+            means, np.exp(-0.5 * log_precisions), proportions / proportions.sum()
+        )
+
+    def set_mixture(self, mixture: GaussianMixture, slots: NDArray[np.intp]) -> None:
+        """Puts the components of a mixture into the given slots; other slots die.
+
+        Args:
+            mixture: at most K components.
+            slots: distinct slots, one a component, ascending; the first is 0.
+        """
+        inner = slots[1:] - 1
+        trained = ops.convert_to_numpy(self._trained) * self._rates
+        fields = dict(zip(self._fields, np.split(trained, self._ends[:-1]), strict=True))
+        log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
+        fields["means"][inner] = mixture.means[1:]
+        fields["log_precisions"][slots] = np.log(mixture.precisions)
+        fields["log_proportions"][inner] = log_proportions[1:]
+        if "zero_logit" in fields:
+            rest = max(1.0 - mixture.mixing_proportions[0], _LEAST_PROPORTION)
+            fields["zero_logit"][:] = log_proportions[0] - np.log(rest)
+        self._trained.assign(trained / self._rates)
+        alive = np.zeros(self.num_components, np.float32)
+        alive[slots] = 1.0
+        self.alive.assign(alive)
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration from which `from_config` builds an equal, untrained prior."""
+        zero = self.zero_proportion
+        return {
+            "num_components": self.num_components,
+            "zero_proportion": dataclasses.asdict(zero)
+            if isinstance(zero, BetaHyperprior)
+            else zero,
+            "options": dataclasses.asdict(self.options),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> GaussianMixturePrior:
+        """The inverse of `get_config`."""
+        config = dict(config)
+        options = dict(config.pop("options"))
+        options["zero"] = GammaHyperprior(**options["zero"])
+        options["others"] = GammaHyperprior(**options["others"])
+        options["learning_rates"] = LearningRates(**options["learning_rates"])
+        if isinstance(config["zero_proportion"], dict):
+            config["zero_proportion"] = BetaHyperprior(**config["zero_proportion"])
+        return cls(options=PriorOptions(**options), **config)
+
+
+def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
+    """theta = r v in value, with the gradient of theta handed on to v unscaled."""
+    value = ops.cast(variable, "float32")
+    return value + ops.stop_gradient(ops.convert_to_tensor(rates - 1.0) * value)
+
+
+def _check_components(num_components: int) -> None:
+    if not isinstance(num_components, int) or not 2 <= num_components <= 256:
+        raise ValueError(
+            "num_components must be an integer from 2 (the zero component and one other) "
+            f"to 256; received {num_components!r}."
+        )
+
+
+def _check_zero_proportion(zero_proportion: float | BetaHyperprior) -> None:
+    if isinstance(zero_proportion, BetaHyperprior):
+        return
+    if not 0.0 < zero_proportion < 1.0:
+        raise ValueError(
+            "zero_proportion must lie strictly between 0 and 1, or be a BetaHyperprior "
+            f"to learn it; received {zero_proportion}."
+        )

@@ -1,0 +1,4 @@
+"""From a pretrained model to a clustered one: wrapping, the training step, annealing, strip.
+
+Owns tau, the schedules and the wrapper of Keras 3 models. Imports `prior`, `models`, `backend`.
+"""

@@ -1,0 +1,299 @@
+"""The callback that runs the schedules: anneal, snap, merge, and say how it goes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.models.views import wrapped_parts
+from tfmot_sws.prior.mixture import entropy_bits
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training.complexity_weight import peak_learning_rate
+from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
+from tfmot_sws.training.wrapper import SoftWeightSharing
+
+# Schedules are read at most this often in a training, so that a step costs no more.
+_UPDATES = 500
+
+
+class _RunsInTfKeras:
+    """What the `fit` of tf_keras asks of a callback beyond what that of Keras 3 does."""
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
+    """Anneals the prior, snaps the weights, merges components, and logs.
+
+    Every setting is a function of the training fraction (epoch and batch over all epochs
+    of this `fit`), so 5 and 100 epochs need no other settings, and a training resumed
+    with `initial_epoch` or `BackupAndRestore` goes on where it stopped.
+
+    Each epoch's logs gain `error_loss`, `complexity_loss`, `num_components` (alive),
+    `zeros` (share of the shared weights, 0 to 1), `bits_per_weight` (entropy of the
+    assignments) and `snap`.
+
+    A schedule of tfmot (`PolynomialDecay`, `ConstantSparsity`), which is one of steps, says
+    here when something happens, not how much: its sparsity over its final sparsity, from 0
+    to 1, takes the place of the factor or share. Its steps count over all epochs of the
+    `fit`. How sparse the model becomes is decided by tau.
+
+    When the loss becomes NaN or infinite, training stops with a warning and the state at
+    the end of the last good epoch comes back.
+
+    Args:
+        complexity: factor on the wrapper's complexity weight tau.
+        stddev: factor on the widths that the hyperpriors pull towards.
+        assignment: factor on the width by which weights are assigned: as it grows, more
+            and more weights become zero.
+        snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
+            so that stripping changes nothing.
+        dither: standard deviation of noise that is added to the weights as they are
+            assigned in training, in assignment widths; it should end at 0. Weights near a
+            boundary between components take both sides in turn, so that the network comes
+            to depend on neither and generalises better.
+        merge_threshold: components nearer than this symmetric KL divergence, in nats,
+            become one; 0 merges none. Components that own no weight die in any case.
+        merge_start: training fraction before which none dies or merges.
+
+    Raises:
+        ValueError: when the threshold or the fraction is out of range.
+
+    References:
+        Ullrich et al. 2017, sections 3.2 (merging) and 5.
+    """
+
+    def __init__(
+        self,
+        *,
+        complexity: Schedule | None = None,
+        stddev: Schedule | None = None,
+        assignment: Schedule | None = None,
+        snap: Schedule | None = None,
+        dither: Schedule | None = None,
+        merge_threshold: float = 1e-2,
+        merge_start: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if not merge_threshold >= 0:
+            raise ValueError(f"merge_threshold must be at least 0; received {merge_threshold}.")
+        if not 0 <= merge_start <= 1:
+            raise ValueError(f"merge_start must lie in [0, 1]; received {merge_start}.")
+        self.complexity = by_fraction(complexity) or linear(0.0, 1.0, end=0.05)
+        self.stddev = by_fraction(stddev) or constant(1.0)
+        self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)
+        self.snap = by_fraction(snap) or linear(0.0, 1.0, start=0.05, end=0.2)
+        self.dither = by_fraction(dither) or linear(0.5, 0.0, start=0.35, end=0.85)
+        self.merge_threshold = merge_threshold
+        self.merge_start = merge_start
+        self._epoch = 0
+        self._parts: list[SoftWeightSharing] = []
+        self._first_steps: list[float] = []
+        self._good_state: list[NDArray] | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that the model is wrapped; settles what depends on the optimizer."""
+        self._parts = wrapped_parts(self.model)
+        if not self._parts:
+            raise ValueError(
+                "AnnealAndMerge works on a model wrapped by apply_soft_weight_sharing; "
+                f"received {type(self.model).__name__}."
+            )
+        self._good_state = None
+        self._settle_complexity_weights()
+        for schedule in self._schedules():
+            if isinstance(schedule, StepSchedule):
+                schedule.num_steps = self._num_steps()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Merges, and sets the schedules for the first batch."""
+        self._epoch = epoch
+        if self._good_state is None:
+            self._good_state = _read_state(self.model)
+        if self._fraction(0) >= self.merge_start:
+            for part in self._parts:
+                for prior, counts in zip(part.priors, _counts(part), strict=True):
+                    _merge(prior, counts, self.merge_threshold)
+        for held in (held for part in self._parts for held in part.held_gradients):
+            held.renew()
+        self._apply(self._fraction(0))
+        for part in self._parts:
+            part.complexity_sum.assign(0.0)
+        self._first_steps = [_number(part.steps) for part in self._parts]
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the schedules, where they have moved on noticeably."""
+        if batch and batch % self._stride() == 0:
+            if keras.backend.backend() == "jax":
+                # Within an epoch the JAX trainer holds the state; take it back first.
+                self.model.jax_state_sync()
+            self._apply(self._fraction(batch))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds to the logs; keeps a good state, or brings the last one back."""
+        logs = logs if logs is not None else {}
+        if np.isfinite(logs.get("loss", 0.0)) and _is_finite(self.model):
+            self._good_state = _read_state(self.model)
+            logs.update(self._measure(logs))
+        else:
+            self._stop_and_restore(epoch)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets go of the kept state."""
+        self._good_state = None
+
+    def _stop_and_restore(self, epoch: int) -> None:
+        self.model.stop_training = True
+        if self._good_state is not None:
+            _write_state(self.model, self._good_state)
+        warnings.warn(
+            f"The loss became NaN or infinite in epoch {epoch + 1}: training stops, and "
+            "the state at the end of the last good epoch is back in place. Try a smaller "
+            "learning rate.",
+            stacklevel=2,
+        )
+
+    def _fraction(self, batch: int) -> float:
+        steps = self._steps()
+        within = batch / steps if steps else 0.0
+        return (self._epoch + within) / max(self.params.get("epochs") or 1, 1)
+
+    def _steps(self) -> int:
+        """Steps an epoch; 0 when nobody knows."""
+        return self.params.get("steps") or getattr(self.model, "steps_per_epoch", None) or 0
+
+    def _stride(self) -> int:
+        steps = self._steps() or 1
+        epochs = self.params.get("epochs") or 1
+        return max(1, round(steps * epochs / _UPDATES))
+
+    def _settle_complexity_weights(self) -> None:
+        steps = (self._steps() or 1000) * (self.params.get("epochs") or 1)
+        rate = peak_learning_rate(self.model.optimizer, steps)
+        for part in self._parts:
+            part.settle_complexity_weight(rate)
+
+    def _schedules(self) -> tuple[Schedule, ...]:
+        return self.complexity, self.stddev, self.assignment, self.snap, self.dither
+
+    def _num_steps(self) -> int:
+        """Steps of the whole training, which schedules by steps need."""
+        steps = self._steps()
+        if not steps:
+            raise ValueError(
+                "A schedule by steps, such as tfmot's, needs the number of steps an epoch. "
+                "Pass steps_per_epoch= to fit, or a schedule of tfmot_sws.training.schedules."
+            )
+        return steps * (self.params.get("epochs") or 1)
+
+    def _apply(self, fraction: float) -> None:
+        factor, snap = self.complexity(fraction), self.snap(fraction)
+        dither = self.dither(fraction)
+        for part in self._parts:
+            part.complexity_weight.assign((part.base_complexity_weight or 0.0) * factor)
+            part.snap.assign(snap)
+            part.dither.assign(dither)
+            for prior in part.priors:
+                prior.set_widths(self.stddev(fraction), self.assignment(fraction))
+
+    def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
+        complexity = sum(
+            _number(part.complexity_sum) / max(_number(part.steps) - first, 1.0)
+            for part, first in zip(self._parts, self._first_steps, strict=True)
+        )
+        histograms = [counts for part in self._parts for counts in _counts(part)]
+        total = sum(counts.sum() for counts in histograms)
+        bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
+        priors = [prior for part in self._parts for prior in part.priors]
+        return {
+            "error_loss": float(logs.get("loss", 0.0)) - complexity,
+            "complexity_loss": complexity,
+            "num_components": sum(prior.alive_slots.size for prior in priors),
+            "zeros": float(sum(counts[0] for counts in histograms) / total),
+            "bits_per_weight": float(bits / total),
+            "snap": _number(self._parts[0].snap),
+        }
+
+
+def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any, bool]:
+    """Callbacks for `fit` with those of a kind in front, and whether one was added.
+
+    In front, so that what they write to the logs reaches every other callback.
+    """
+    if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
+        present = any(isinstance(c, kind) for c in callbacks.callbacks)
+        if not present:
+            callbacks.append(kind())
+        return callbacks, not present
+    listed = callbacks or []
+    if not isinstance(listed, list | tuple):
+        listed = [listed]
+    first = [c for c in listed if isinstance(c, kind)]
+    rest = [c for c in listed if not isinstance(c, kind)]
+    return (first or [kind()]) + rest, not first
+
+
+def _number(scalar: keras.Variable) -> float:
+    return float(ops.convert_to_numpy(scalar))
+
+
+def _counts(model: SoftWeightSharing) -> list[NDArray[np.intp]]:
+    """Number of weights in each slot, shape (K,), of every prior."""
+    return [
+        np.bincount(
+            np.concatenate([part.reshape(-1) for part in slots]),
+            minlength=prior.num_components,
+        )
+        for prior, slots in zip(model.priors, model.assignments(), strict=True)
+    ]
+
+
+def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: float) -> None:
+    """Lets unused components die and makes near-identical ones one."""
+    slots = prior.alive_slots
+    used = counts[slots] > 0
+    used[0] = True
+    mixture = prior.mixture().select(used)
+    slots = slots[used]
+    groups = mixture.merge_groups(threshold)
+    if len(groups) < prior.alive_slots.size:
+        order = np.argsort([group[0] for group in groups])
+        groups = [groups[i] for i in order]
+        prior.set_mixture(mixture.merge(groups), slots[[group[0] for group in groups]])
+
+
+def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
+    variables = getattr(model.optimizer, "variables", [])
+    # In tf_keras it may be a method.
+    return [*model.variables, *(variables() if callable(variables) else variables)]
+
+
+def _read_state(model: SoftWeightSharing) -> list[NDArray]:
+    return [_values(v) for v in _state_variables(model)]
+
+
+def _values(variable: Any) -> NDArray:
+    """The values of a Keras 3 variable, or of a tf.Variable that may have replicas."""
+    is_keras3 = isinstance(variable, keras.Variable)
+    return ops.convert_to_numpy(variable) if is_keras3 else np.asarray(variable.numpy())
+
+
+def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
+    for variable, value in zip(_state_variables(model), state, strict=True):
+        variable.assign(value)
+
+
+def _is_finite(model: SoftWeightSharing) -> bool:
+    return all(np.all(np.isfinite(_values(v))) for v in model.trainable_variables)

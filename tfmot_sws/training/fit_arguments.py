@@ -1,0 +1,52 @@
+"""The arguments of `fit`: the number of examples, and the callback that must be there."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from tfmot_sws.training.train_size import count_examples, count_steps
+
+
+def fit_arguments(
+    fit: Callable[..., Any],
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    count: Callable[..., int] = count_examples,
+) -> dict[str, Any]:
+    """The arguments of a wrapper's `fit` by name, with an `AnnealAndMerge` among them.
+
+    The model's `train_size` is set where it was unknown.
+
+    Args:
+        fit: the function whose arguments these are.
+        model: the wrapper.
+        args: positional arguments, without the model.
+        kwargs: named arguments.
+        count: counts the training examples, as `count_examples` does.
+    """
+    from tfmot_sws.training.anneal import AnnealAndMerge, put_first
+
+    arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
+    arguments.pop("self")
+    if model.train_size is None:
+        train_size = count(
+            arguments.get("x"),
+            batch_size=arguments.get("batch_size"),
+            steps_per_epoch=arguments.get("steps_per_epoch"),
+            validation_split=arguments.get("validation_split") or 0.0,
+        )
+        model._set_train_size(train_size)
+    model.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
+    callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
+    if added:
+        warnings.warn(
+            "fit() was called without an AnnealAndMerge callback, so the default one "
+            "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
+            stacklevel=3,
+        )
+    arguments["callbacks"] = callbacks
+    return arguments

@@ -1,0 +1,92 @@
+"""From the wrapped model to a plain one, and from a plain one to its codebooks."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
+from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
+from tfmot_sws.models.views import is_wrapped, view_of, wrapped_parts
+from tfmot_sws.training.wrapper import SoftWeightSharing
+
+
+def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
+    """A plain Keras model in which every shared weight is its component's mean.
+
+    Use it after `fit`. The wrapped model stays as it is and can train on.
+
+    Args:
+        model: a model from `apply_soft_weight_sharing`, trained, or a tf_keras model with
+            layers from it.
+
+    Returns:
+        An uncompiled float32 model of the same class, architecture and names. Each shared
+        tensor holds at most K values, zero being exactly 0.0; all others are copied.
+
+    Raises:
+        TypeError: `model` is not wrapped (also when it was stripped already).
+        ValueError: it has not been trained since it was wrapped.
+    """
+    parts = wrapped_parts(model)
+    if not parts:
+        raise TypeError(
+            "strip_soft_weight_sharing expects a model wrapped by "
+            f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
+            "was stripped already is plain, and needs no second strip."
+        )
+    if not all(float(ops.convert_to_numpy(part.snap)) > 0 for part in parts):
+        raise ValueError(
+            f"Model '{model.name}' has not been trained under soft weight-sharing: "
+            "stripping it now would round pretrained weights to a few values. Call "
+            "fit(..., callbacks=[AnnealAndMerge()]) first."
+        )
+    if not is_wrapped(model):
+        from tfmot_sws.tf_keras_adapter.layer_wrapper import strip_layers
+
+        return copy_float32(strip_layers(model))
+    plain = float32_clone(model.inner)
+    for values, target in zip(stripped_values(model), view_of(plain).variables, strict=True):
+        target.assign(values)
+    finalize(plain)
+    return plain
+
+
+def stripped_values(wrapper: SoftWeightSharing) -> list[NDArray]:
+    """The values of `wrapper.inner.variables`, shared weights being components' means."""
+    sources = getattr(wrapper, "inner_view", wrapper.inner).variables
+    values = {id(v): ops.convert_to_numpy(v) for v in sources}
+    groups = zip(wrapper.priors, wrapper.shared_variables, wrapper.assignments(), strict=True)
+    for prior, variables, slots in groups:
+        means = ops.convert_to_numpy(prior.tensors().means)
+        values.update({id(v): means[part] for v, part in zip(variables, slots, strict=True)})
+    return [values[id(v)] for v in sources]
+
+
+def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
+    """Codebook and indices of every clustered tensor of a stripped model.
+
+    They are read from the values, so a model that was saved and loaded has them too.
+
+    Args:
+        model: a plain model, such as `strip_soft_weight_sharing` returns.
+
+    Returns:
+        By variable path, the tensors for which `is_clustered` holds: at most 256 distinct
+        values, and at least two entries a value.
+
+    Raises:
+        TypeError: `model` is still wrapped.
+    """
+    if wrapped_parts(model):
+        raise TypeError(
+            "get_codebooks reads a stripped model; received a wrapped one. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
+    arrays = {v.path: ops.convert_to_numpy(v) for v in view_of(model).weights}
+    return {
+        path: ClusteredTensor.from_array(values)
+        for path, values in arrays.items()
+        if is_clustered(values)
+    }

@@ -1,0 +1,186 @@
+"""The wrapper: a Keras model whose weights are drawn towards a mixture as it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfmot_sws.backend.compilation import compiled_step
+from tfmot_sws.models.selection import WeightChoice
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training.fit_arguments import fit_arguments
+from tfmot_sws.training.replica_losses import ReplicaLosses
+from tfmot_sws.training.shared_step import Sharing, choices_from_config
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="tfmot_sws")
+class SoftWeightSharing(Sharing, keras.Model):
+    """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
+
+    It calls the wrapped model with its shared weights moved towards their components'
+    means by the share `snap`, and in training adds the complexity loss. It trains,
+    saves, loads and resumes as any Keras model.
+
+    Args:
+        inner: the user's model.
+        priors: one a group.
+        groups: positions in `inner.weights` of each group's shared variables.
+        choices: what was decided about each of `inner.weights`.
+        complexity_weight: tau, the value that schedules scale; `None` for the default.
+        train_size: N, or `None` while unknown.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
+
+    Attributes:
+        inner: the user's model.
+        priors: the mixtures with their hyperpriors.
+        shared_weights: `WeightChoice` records: what is shared, what not, and why.
+        complexity_weight: variable, tau as it is at present.
+        snap: variable, the share of the way from w to its mean, from 0 to 1.
+        dither: variable, the noise on the assignment in training, in assignment widths.
+        steps: variable, the number of training steps so far, from which the noise follows.
+    """
+
+    def __init__(
+        self,
+        inner: keras.Model,
+        priors: list[GaussianMixturePrior],
+        groups: list[list[int]],
+        choices: list[WeightChoice],
+        *,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        name = name or f"soft_weight_sharing_{inner.name}"
+        super().__init__(name=name, dtype=inner.dtype_policy, autocast=False)
+        self.inner = inner
+        variables = [[inner.weights[position] for position in group] for group in groups]
+        state = self._sharing_state(
+            variables, priors, groups, choices, self._scalar, **settings
+        )
+        for attribute, value in state.items():
+            setattr(self, attribute, value)
+        self.supports_masking = True
+        self._replica_losses = ReplicaLosses()
+        self.built = True
+
+    def _scalar(self, name: str, value: float) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype="float32",
+            initializer=keras.initializers.Constant(float(value)),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def shared_variables(self) -> list[list[keras.Variable]]:
+        """The shared variables of the wrapped model, one list a mixture."""
+        weights = self.inner.weights
+        return [[weights[position] for position in group] for group in self._groups]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to build: the wrapped model and the priors are built."""
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Calls the wrapped model with snapped weights; adds the losses in training."""
+        with compiled_step(bool(self.compiled and self.jit_compile)):
+            shared, complexity = self._share_step(training=bool(training))
+        taken = {id(variable) for variable, _ in shared}
+        others = [v for v in self.inner.variables if id(v) not in taken]
+        scope = keras.StatelessScope(
+            [*shared, *((v, v.value) for v in others)], collect_losses=True
+        )
+        before = [scope.get_current_value(v) for v in others]
+        with scope:
+            outputs = self.inner(inputs)
+        # Moving averages, seeds and their like, where the call has changed them.
+        for variable, value in zip(others, before, strict=True):
+            after = scope.get_current_value(variable)
+            if after is not value:
+                variable.assign(after)
+        losses = [*scope.losses, *complexity]
+        self._replica_losses.note(losses)
+        for loss in losses:
+            self.add_loss(loss)
+        return outputs
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """As of any Keras layer, and within `tf.distribute` those of one replica."""
+        return self._replica_losses.without_others(super().losses)
+
+    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+        """As `keras.Model.compile`, except for what "auto" means on a CPU.
+
+        TensorFlow's XLA slows convolutions on a CPU down twofold, so there "auto" leaves
+        the step as it is. The prior is compiled in any case.
+        """
+        if jit_compile == "auto" and not _whole_step_gains_from_jit():
+            jit_compile = False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as the saved one was, its optimizer's state included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`; finds the number of examples, and the callback.
+
+        Without an `AnnealAndMerge` among the callbacks the default one is added, with a
+        warning.
+
+        Raises:
+            ValueError: when the number of training examples is needed and unknown.
+            NotImplementedError: under `tf.distribute.MultiWorkerMirroredStrategy`.
+        """
+        _check_strategy(self)
+        return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration, the wrapped model's included."""
+        return {
+            "inner": keras.saving.serialize_keras_object(self.inner),
+            "priors": [keras.saving.serialize_keras_object(p) for p in self.priors],
+            **self._sharing_config(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SoftWeightSharing:
+        """The inverse of `get_config`."""
+        config = dict(config)
+        inner = keras.saving.deserialize_keras_object(config.pop("inner"), custom_objects)
+        priors = [keras.saving.deserialize_keras_object(p) for p in config.pop("priors")]
+        choices = choices_from_config(config.pop("choices"))
+        return cls(inner, priors, config.pop("groups"), choices, **config)
+
+
+def _whole_step_gains_from_jit() -> bool:
+    """False for TensorFlow on a CPU, where XLA slows convolutions down twofold."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_strategy(model: SoftWeightSharing) -> None:
+    """Says early and clearly what Keras' `fit` would end in."""
+    strategy = type(getattr(model, "distribute_strategy", None)).__name__
+    if strategy == "CollectiveAllReduceStrategy" or "MultiWorkerMirrored" in strategy:
+        raise NotImplementedError(
+            "tf.distribute.MultiWorkerMirroredStrategy does not work with fit of Keras 3, "
+            "with or without soft weight-sharing (it ends in 'unsupported type PerReplica', "
+            "Keras issue 20585). Train on several machines with KERAS_BACKEND=jax and "
+            "keras.distribution.DataParallel, on the devices of one machine with "
+            "tf.distribute.MirroredStrategy; see docs/guide.md."
+        )

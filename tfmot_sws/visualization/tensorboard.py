@@ -1,0 +1,116 @@
+"""TensorBoard summaries of a training under soft weight-sharing."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.models.views import is_wrapped
+
+
+class SoftWeightSharingSummaries(keras.callbacks.Callback):
+    """Writes TensorBoard scalars and histograms of the mixture, every epoch or less often.
+
+    Scalars: every log of the epoch (losses, metrics, `zeros`, `num_components`,
+    `bits_per_weight`), `snap`, `complexity_weight`, and every living component's mean,
+    standard deviation and proportion. Histograms: every shared variable. It needs
+    tensorboard, but no TensorFlow, so it works with every backend of Keras.
+
+    Args:
+        log_dir: folder to write to; made if it is missing.
+        every: epochs from one set of summaries to the next, >= 1.
+        buckets: buckets of a histogram, >= 1; an odd number puts zero near the middle of one
+            where weights are symmetric.
+
+    Raises:
+        ImportError: tensorboard is missing.
+        ValueError: an argument is out of range; in `fit`, a model that is not wrapped.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str], *, every: int = 1, buckets: int = 101
+    ) -> None:
+        super().__init__()
+        _require_tensorboard()
+        for name, value in (("every", every), ("buckets", buckets)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1; received {value!r}.")
+        self.log_dir, self.every, self.buckets = os.fspath(log_dir), every, buckets
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Opens the file."""
+        if not is_wrapped(self.model):
+            raise ValueError(
+                "SoftWeightSharingSummaries works on a model wrapped by "
+                f"apply_soft_weight_sharing; received {type(self.model).__name__}."
+            )
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(self.log_dir)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the summaries of the epoch, and sees to it that they can be read at once."""
+        if epoch % self.every:
+            return
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+        for tag, value in self._scalars(logs or {}).items():
+            self._write(scalar_pb(tag, np.float32(value)), epoch)
+        for tag, values in self._weights().items():
+            self._write(histogram_pb(tag, values, self.buckets), epoch)
+        self._writer.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def _scalars(self, logs: dict[str, Any]) -> dict[str, float]:
+        model = self.model
+        scalars = {f"epoch/{name}": float(value) for name, value in logs.items()}
+        for name in ("snap", "complexity_weight"):
+            scalars[f"schedule/{name}"] = float(ops.convert_to_numpy(getattr(model, name)))
+        for p, prior in enumerate(model.priors):
+            mixture = prior.mixture()
+            group = "mixture" if len(model.priors) == 1 else f"mixture_{p}"
+            columns = zip(
+                prior.alive_slots,
+                mixture.means,
+                mixture.stddevs,
+                mixture.mixing_proportions,
+                strict=True,
+            )
+            for slot, mean, stddev, proportion in columns:
+                scalars[f"{group}_mean/{slot:02d}"] = mean
+                scalars[f"{group}_stddev/{slot:02d}"] = stddev
+                scalars[f"{group}_proportion/{slot:02d}"] = proportion
+        return scalars
+
+    def _weights(self) -> dict[str, NDArray]:
+        variables = [v for group in self.model.shared_variables for v in group]
+        return {
+            f"weights/{v.path}": ops.convert_to_numpy(v).astype(np.float32).ravel()
+            for v in variables
+        }
+
+    def _write(self, summary: Any, epoch: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(Event(summary=summary, step=epoch, wall_time=time.time()))
+
+
+def _require_tensorboard() -> None:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Summaries need tensorboard, which is not installed. Install it with "
+            '`pip install "tfmot-sws[visualization]"`.'
+        ) from error
