@@ -27,8 +27,7 @@ from rich.table import Table
 
 import tfmot_sws as sws
 from tfmot_sws.coding.indices import IndexEncoder
-from tfmot_sws.models.codebook import ClusteredTensor
-from tfmot_sws.prior.mixture import entropy_bits
+from tfmot_sws.models.codebook import ClusteredTensor, entropy_bits
 
 SHAPE = (512, 256)
 ZEROS = (0.0, 0.5, 0.92, 0.99, 0.999)

@@ -56,7 +56,7 @@ def test_widths_reach_the_prior(shared, data):
         stddev=schedules.constant(3.0), assignment=schedules.constant(0.5)
     )
     shared.fit(*data, epochs=1, verbose=0, callbacks=[callback])
-    prior = shared.priors[0]
+    prior = shared.groups[0].prior
     scale, options = float(prior.scale.value), prior.options
     targets = [3 * scale * options.zero.stddev, 3 * scale * options.others.stddev]
     np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
@@ -66,9 +66,9 @@ def test_widths_reach_the_prior(shared, data):
 
 def test_dither_is_in_training_only_and_ends_at_zero(shared, data):
     assert sws.AnnealAndMerge().dither(1.0) == 0.0
-    shared.train_size = 64
-    shared.priors[0].set_widths(assignment=0.25)
-    shared.dither.assign(1.0)
+    shared.sharing.set_train_size(64)
+    shared.groups[0].prior.set_widths(assignment=0.25)
+    shared.sharing.dither.assign(1.0)
     shared.snap.assign(1.0)
     first, second = (shared(data[0], training=False) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -89,7 +89,7 @@ def test_logs_reach_callbacks_listed_before(shared, data, tmp_path):
 
 def test_logs_tell_zeros_and_bits_as_counted(shared, data):
     history = shared.fit(*data, epochs=3, verbose=0, callbacks=[sws.AnnealAndMerge()]).history
-    prior, kernels = shared.priors[0], shared.shared_variables[0]
+    prior, kernels = shared.groups[0].prior, shared.groups[0].variables
     slots = np.concatenate([np.asarray(prior.assign(k.value)).ravel() for k in kernels])
     counts = np.unique(slots, return_counts=True)[1]
     share = counts / counts.sum()
@@ -99,7 +99,7 @@ def test_logs_tell_zeros_and_bits_as_counted(shared, data):
 
 
 def test_unused_components_die_and_twins_merge(shared, data):
-    prior = shared.priors[0]
+    prior = shared.groups[0].prior
     twins = sws.GaussianMixture(
         [0, 0.3, 0.3005, -0.3, 40.0, 50.0], [0.05] * 6, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]
     )
@@ -115,7 +115,7 @@ def test_unused_components_die_and_twins_merge(shared, data):
 def test_nothing_dies_before_merge_start(shared, data):
     callback = sws.AnnealAndMerge(merge_start=1.0)
     shared.fit(*data, epochs=3, verbose=0, callbacks=[callback])
-    assert shared.priors[0].alive_slots.size == 6
+    assert shared.groups[0].prior.alive_slots.size == 6
 
 
 def test_nan_stops_training_and_brings_the_last_good_state_back(shared, data):
@@ -123,7 +123,7 @@ def test_nan_stops_training_and_brings_the_last_good_state_back(shared, data):
         def on_epoch_begin(self, epoch, logs=None):
             self.model.good = [np.asarray(v) for v in self.model.trainable_variables]
             if epoch == 1:
-                kernel = self.model.shared_variables[0][0]
+                kernel = self.model.groups[0].variables[0]
                 kernel.assign(np.full(kernel.shape, np.nan))
 
     callbacks = [sws.AnnealAndMerge(merge_start=1.0), Poison()]

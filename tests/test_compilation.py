@@ -1,4 +1,4 @@
-"""Compiling, differentiating and assigning: alike on every backend. Runs on each of them."""
+"""Compiling and differentiating: alike on every backend. Runs on each of them."""
 
 import keras
 import numpy as np
@@ -6,12 +6,11 @@ import pytest
 from keras import ops
 
 from tfmot_sws.backend.compilation import (
-    assign_when,
     compiled,
-    compiled_step,
     custom_gradient,
     in_slices,
     last_gradient,
+    traced,
     value_and_gradients,
 )
 
@@ -33,54 +32,15 @@ def test_in_slices_sums_and_joins(length):
     np.testing.assert_array_equal(read(squares), flat**2)
 
 
-def in_a_step(function):
-    """Runs `function` as a training step does: stateless and traced on JAX, else in a graph."""
-    if keras.backend.backend() == "jax":
-        import jax
+def test_traced_takes_nested_tensors_and_gives_what_the_function_gives():
+    @traced
+    def moments(pairs, factor):
+        return [factor * sum(ops.sum(a * b) for a, b in pairs), pairs[0][0]]
 
-        def run(variables):
-            def step(values):
-                with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
-                    function()
-                return [scope.get_current_value(v) for v in variables]
-
-            for variable, value in zip(
-                variables, jax.jit(step)([v.value for v in variables]), strict=True
-            ):
-                variable.assign(value)
-
-        return run
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        graph = tf.function(function)
-        return lambda _: graph()
-    return lambda _: function()
-
-
-@pytest.mark.parametrize("in_compiled", [False, True])
-@pytest.mark.parametrize("traced", [False, True])
-def test_assign_when_assigns_all_or_nothing(traced, in_compiled):
-    due = keras.Variable(0.0, trainable=False)
-    first, second = (keras.Variable(v, trainable=False) for v in ([1.0, 2.0], [[3.0]]))
-
-    def step():
-        with compiled_step(in_compiled):
-            assign_when(
-                due.value > 0.5,
-                [first, second],
-                lambda: [first.value + 10.0, ops.reshape(ops.sum(first.value), (1, 1))],
-            )
-
-    run = in_a_step(step) if traced else lambda _: step()
-    run([due, first, second])
-    np.testing.assert_array_equal(read(first), [1, 2])
-    np.testing.assert_array_equal(read(second), [[3]])
-    due.assign(1.0)
-    run([due, first, second])
-    np.testing.assert_array_equal(read(first), [11, 12])
-    # Of what it was before: all is computed, then assigned.
-    np.testing.assert_array_equal(read(second), [[3]])
+    ones, twos = (ops.convert_to_tensor([value, value]) for value in (1.0, 2.0))
+    total, first = moments([(ones, twos), (twos, twos)], ops.convert_to_tensor(0.5))
+    assert float(read(total)) == 6.0
+    np.testing.assert_array_equal(read(first), [1, 1])
 
 
 def test_value_and_gradients():

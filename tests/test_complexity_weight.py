@@ -7,7 +7,7 @@ import tf_keras
 from families import sequential
 
 import tfmot_sws as sws
-from tfmot_sws.training.complexity_weight import default_complexity_weight, peak_learning_rate
+from tfmot_sws.training.complexity_weight import peak_learning_rate, resolve
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from tfmot_sws.training.complexity_weight import default_complexity_weight, peak
     ],
 )
 def test_default(train_size, rate, expected):
-    assert default_complexity_weight(train_size, rate) == pytest.approx(expected)
+    assert resolve(None, train_size, rate) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras])
@@ -67,5 +67,5 @@ def test_is_settled_at_the_first_fit(given, expected):
     x = np.zeros((80, 10), "float32")
     for _ in range(2):
         shared.fit(x, x[:, :3], verbose=0, callbacks=[sws.AnnealAndMerge()])
-        assert shared.base_complexity_weight == pytest.approx(expected)
+        assert shared.sharing.base_complexity_weight == pytest.approx(expected)
         shared.optimizer.learning_rate = 1e-4

@@ -55,8 +55,8 @@ def test_stripping_after_reload_gives_the_same_weights(trained):
 def test_stripped_weights_are_codebook_values(trained):
     shared = trained[0]
     plain = sws.strip_soft_weight_sharing(shared)
-    values = {np.float32(m) for p in shared.priors for m in p.mixture().means}
-    for choice, weights in zip(shared.shared_weights, plain.weights, strict=True):
+    values = {np.float32(m) for g in shared.groups for m in g.prior.mixture().means}
+    for choice, weights in zip(shared.weight_choices, plain.weights, strict=True):
         if choice.shared:
             assert set(np.unique(np.asarray(weights))) <= values
     assert 0.0 in values

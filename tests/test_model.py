@@ -80,24 +80,24 @@ def test_other_objects_are_turned_down():
 def test_shared_weights_give_reasons():
     model = FAMILIES["nested"].build()
     shared = sws.apply_soft_weight_sharing(model, exclude="dense")
-    reasons = {c.path.rpartition("/")[2] + c.reason for c in shared.shared_weights}
+    reasons = {c.path.rpartition("/")[2] + c.reason for c in shared.weight_choices}
     assert "kernelnot trainable" in reasons
     assert "kernelexcluded by exclude=" in reasons
-    assert [c.shape for c in shared.shared_weights if c.shared] == [(3, 3, 3, 6), (6,)]
+    assert [c.shape for c in shared.weight_choices if c.shared] == [(3, 3, 3, 6), (6,)]
 
 
 def test_include_takes_a_predicate():
     shared = wrap(include=lambda variable: variable.name == "bias")
-    assert [c.shape for c in shared.shared_weights if c.shared] == [(16,), (3,)]
+    assert [c.shape for c in shared.weight_choices if c.shared] == [(16,), (3,)]
 
 
 def test_scope_layer_gives_each_layer_a_mixture(data):
     shared = wrap(scope="layer")
-    assert len(shared.priors) == 2
+    assert len(shared.groups) == 2
     shared.compile("adam", "mse")
     fit(shared, data)
     plain = sws.strip_soft_weight_sharing(shared)
-    for layer, prior in zip(plain.layers, shared.priors, strict=True):
+    for layer, prior in zip(plain.layers, (g.prior for g in shared.groups), strict=True):
         means = prior.mixture().means.astype("float32")
         assert set(np.unique(layer.kernel)) <= set(means)
 
@@ -108,7 +108,7 @@ def test_scope_layer_gives_each_layer_a_mixture(data):
 def test_loss_is_the_error_plus_the_scaled_complexity(data):
     shared = wrap(train_size=640, complexity_weight=0.3)
     outputs = shared(data[0], training=True)
-    prior, kernels = shared.priors[0], [np.asarray(v) for v in shared.shared_variables[0]]
+    prior, kernels = shared.groups[0].prior, [np.asarray(v) for v in shared.groups[0].variables]
     mixture = prior.mixture()
     nats = -sum(mixture.log_prob(k).sum() for k in kernels)
     hyper = float(prior.complexity_loss(kernels)) - nats
@@ -230,7 +230,7 @@ def test_mixed_precision(data, policy):
     assert np.all(np.isfinite(history["loss"]))
     plain = sws.strip_soft_weight_sharing(shared)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
-    assert {v.dtype for v in shared.shared_variables[0]} == {"float32"}
+    assert {v.dtype for v in shared.groups[0].variables} == {"float32"}
 
 
 def _wrap_gently():
@@ -242,7 +242,7 @@ def _wrap_gently():
 
 def _trained(model):
     """All variables but the gradients held for the next steps, which pass."""
-    return [np.asarray(v) for v in model.variables if "held_gradients" not in v.name]
+    return [np.asarray(v) for v in model.variables if "held_loss" not in v.name]
 
 
 def test_resume_after_a_kill_equals_the_uninterrupted_run(data, tmp_path):

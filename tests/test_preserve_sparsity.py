@@ -59,9 +59,9 @@ def test_zeros_belong_to_the_zero_component(library):
     shared, zeros = train(LIBRARIES[library], zero_proportion=0.01)
     # A component beside zero that takes whatever is free to go there.
     rival = sws.GaussianMixture([0.0, 1e-3], [0.1, 0.1], [0.01, 0.99])
-    shared.priors[0].set_mixture(rival, np.array([0, 1]))
+    shared.groups[0].prior.set_mixture(rival, np.array([0, 1]))
     kernels = [
-        (s, z) for s, z in zip(shared.assignments()[0], zeros, strict=True) if s.ndim > 1
+        (s, z) for s, z in zip(shared.groups[0].assignments(), zeros, strict=True) if s.ndim > 1
     ]
     assert all(np.all(slots[kept] == 0) for slots, kept in kernels)
     assert all(np.any(slots[~kept] == 1) for slots, kept in kernels)
@@ -72,7 +72,7 @@ def test_the_setting_is_saved(library, tmp_path):
     shared, _ = train(LIBRARIES[library])
     shared.save(tmp_path / "shared.keras")
     loaded = LIBRARIES[library].models.load_model(tmp_path / "shared.keras")
-    assert loaded.preserve_sparsity
+    assert loaded.sharing.preserve_sparsity
 
 
 def test_zeros_of_biases_are_trained():

@@ -28,7 +28,7 @@ def test_zero_is_exactly_zero_and_dominates(shared):
 
 def test_values_follow_the_reference_assignment(shared):
     plain = sws.strip_soft_weight_sharing(shared)
-    prior, variables = shared.priors[0], shared.shared_variables[0]
+    prior, variables = shared.groups[0].prior, shared.groups[0].variables
     mixture, width = prior.mixture(), float(prior.assignment_width.value)
     targets = {v.path: np.asarray(v) for v in plain.weights}
     for source in variables:
@@ -38,7 +38,7 @@ def test_values_follow_the_reference_assignment(shared):
 
 def test_other_variables_are_copied(shared):
     plain = sws.strip_soft_weight_sharing(shared)
-    shared_paths = {id(v) for group in shared.shared_variables for v in group}
+    shared_paths = {id(v) for group in shared.groups for v in group.variables}
     for source, target in zip(shared.inner.variables, plain.variables, strict=True):
         if id(source) not in shared_paths:
             np.testing.assert_array_equal(np.asarray(source), np.asarray(target))

@@ -40,7 +40,7 @@ def test_scalars_are_the_logs_and_the_mixture(tmp_path):
         np.testing.assert_allclose(
             [float(v) for _, v in found[f"epoch/{name}"]], values, rtol=1e-6
         )
-    prior = shared.priors[0]
+    prior = shared.groups[0].prior
     mixture = prior.mixture()
     for k, slot in enumerate(prior.alive_slots):
         _, mean = found[f"mixture_mean/{slot:02d}"][-1]
@@ -52,7 +52,7 @@ def test_scalars_are_the_logs_and_the_mixture(tmp_path):
 def test_histograms_count_every_shared_weight(tmp_path):
     shared = fit([sws.SoftWeightSharingSummaries(tmp_path, buckets=7)])
     found = read(tmp_path)
-    for variable in shared.shared_variables[0]:
+    for variable in shared.groups[0].variables:
         _, buckets = found[f"weights/{variable.path}"][-1]
         assert buckets.shape == (7, 3)
         assert buckets[:, 2].sum() == np.prod(variable.shape)

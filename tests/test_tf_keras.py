@@ -58,7 +58,7 @@ def test_variables_are_back_in_place(trained):
     shared = trained[0]
     shared(trained[2][0], training=False)
     held = find_places(shared.inner)
-    assert all(id(v.value) in held for group in shared.shared_variables for v in group)
+    assert all(id(v.value) in held for group in shared.groups for v in group.variables)
 
 
 def test_reloaded_model_is_the_same(trained):
@@ -76,8 +76,8 @@ def test_stripped_model_is_plain_and_clustered(trained):
     plain = sws.strip_soft_weight_sharing(shared)
     assert type(plain) is type(shared.inner)
     assert not plain._is_compiled
-    values = {np.float32(m) for p in shared.priors for m in p.mixture().means}
-    for choice, weights in zip(shared.shared_weights, plain.get_weights(), strict=True):
+    values = {np.float32(m) for g in shared.groups for m in g.prior.mixture().means}
+    for choice, weights in zip(shared.weight_choices, plain.get_weights(), strict=True):
         if choice.shared:
             assert set(np.unique(weights)) <= values
     assert max(np.unique(w).size for w in plain.get_weights() if w.ndim > 1) > 2

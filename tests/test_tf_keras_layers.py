@@ -134,8 +134,8 @@ class Prunable(tf_keras.layers.Dense, tfmot.sparsity.keras.PrunableLayer):
 def test_layers_name_their_weights(kind, taken):
     model = tf_keras.Sequential([tf_keras.Input((10,)), kind(3)])
     shared = sws.apply_soft_weight_sharing(model)
-    assert [c.path.rpartition("/")[2] for c in shared.shared_weights if c.shared] == [taken]
-    assert {c.reason for c in shared.shared_weights} == {
+    assert [c.path.rpartition("/")[2] for c in shared.weight_choices if c.shared] == [taken]
+    assert {c.reason for c in shared.weight_choices} == {
         "named by its layer",
         "not named by its layer",
     }

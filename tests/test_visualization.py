@@ -47,7 +47,7 @@ def trained():
 def test_read_weights_are_copies_in_the_order_of_the_shared_variables(trained):
     _, shared, _ = trained
     raw = visualization.read_weights(shared, snapped=False)
-    for values, variable in zip(raw.values(), shared.shared_variables[0], strict=True):
+    for values, variable in zip(raw.values(), shared.groups[0].variables, strict=True):
         np.testing.assert_array_equal(values, variable.numpy())
     values[:] = 99
     assert variable.numpy().max() < 99
@@ -141,7 +141,7 @@ def test_bands_are_two_sigma_wide_with_the_zero_component_apart(rng):
 def test_mixture_of_a_wrapped_model_is_drawn(trained):
     before, shared, _ = trained
     ax = visualization.plot_weight_movement(before, shared)
-    means = shared.priors[0].mixture().means
+    means = shared.groups[0].prior.mixture().means
     np.testing.assert_allclose(bands(ax, OTHERS).mean(axis=1), means[1:], atol=1e-6)
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
-from tfmot_sws.models.views import is_wrapped, view_of
+from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.wrapped import is_wrapped
 
 # What a narrow terminal goes without, the first one first.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")

@@ -39,6 +39,26 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes one program of a function of tensors, to be called outside of a step.
+
+    On TensorFlow it is a graph, whose compiled parts run side by side; on JAX XLA compiles
+    it as a whole; torch runs it as it stands, without gradients.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    if backend == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
 _compiled_step = contextvars.ContextVar("compiled_step", default=False)
 
 
@@ -139,36 +159,6 @@ def _torch_function() -> Any:
             return None, *ctx.gradient(list(upstream))
 
     return Function
-
-
-def assign_when(
-    condition: Any, variables: Sequence[keras.Variable], compute: Callable[[], list[Any]]
-) -> None:
-    """Assigns to the variables what `compute` returns, at a cost only if the condition holds.
-
-    Args:
-        condition: scalar boolean tensor.
-        variables: Keras variables.
-        compute: returns a tensor for each of them; is called in a branch of its own.
-    """
-    if in_compiled_step():
-        # XLA copies what a branch returns, whichever is taken, but keeps what a loop carries
-        # where it is. So it is a loop of one round or none.
-        def renewed(due: Any, *_: Any) -> tuple[Any, ...]:
-            return (ops.zeros_like(due), *compute())
-
-        start = (condition, *(variable.value for variable in variables))
-        _, *values = ops.while_loop(lambda due, *_: due, renewed, start)
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        return
-
-    def assign() -> Any:
-        for variable, value in zip(variables, compute(), strict=True):
-            variable.assign(value)
-        return ops.zeros(())
-
-    ops.cond(condition, assign, lambda: ops.zeros(()))
 
 
 def in_slices(

@@ -12,9 +12,15 @@ import keras
 
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import VariableKind, fits
-from tfmot_sws.models.libraries import Library, library_named, library_of
-from tfmot_sws.models.rebuild import walk
-from tfmot_sws.models.views import view_of
+from tfmot_sws.models.libraries import (
+    Library,
+    TooLargeError,
+    library_named,
+    library_of,
+    view_of,
+    walk,
+)
+from tfmot_sws.models.rebuild import dicts_in
 
 CustomObjects = Mapping[str, Any] | None
 
@@ -36,7 +42,7 @@ def describe(model: keras.Model) -> bytes:
     advice = "Save it with weights_only=True, and load it with model= a model built by code."
     try:
         library = library_of(model)
-        config = library.serialize(model)
+        config = library.saving.serialize_keras_object(model)
         config.pop("compile_config", None)
         if library.name:
             config[_LIBRARY] = library.name
@@ -115,7 +121,19 @@ def _trial_variables(
 
 
 def _library_of(config: dict[str, Any]) -> Library:
-    return library_named(config.get(_LIBRARY))
+    name = config.get(_LIBRARY)
+    try:
+        return library_named(name)
+    except KeyError as error:
+        raise CompressedFileError(
+            f"The file holds a model of {str(name)[:60]!r}; Keras 3 and 'tf_keras' are "
+            "known. It was written by a later version."
+        ) from error
+    except ImportError as error:
+        raise CompressedFileError(
+            f"The file holds a model of tf_keras (Keras 2), which cannot be imported: {error}. "
+            "Install it: pip install tf_keras."
+        ) from error
 
 
 def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
@@ -124,9 +142,14 @@ def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
     library = _library_of(config)
     config.pop(_LIBRARY, None)
     try:
-        model = library.deserialize(config, custom_objects=objects, safe_mode=True)
-    except CompressedFileError:
-        raise
+        model = library.saving.deserialize_keras_object(
+            config, custom_objects=objects, safe_mode=True
+        )
+    except TooLargeError as error:
+        raise CompressedFileError(
+            f"The architecture asks for a variable of shape {error.shape}, "
+            "which the file does not hold. Do not use the file."
+        ) from error
     # Keras and custom classes raise what they like at a config that is not theirs.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
@@ -166,17 +189,13 @@ def _is_dict(config: Any) -> bool:
 
 def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | None:
     """What in a configuration is not safe to load, if anything; collects its own classes."""
-    if not isinstance(config, list | tuple | dict):
-        return None
-    items: Any = config
-    if isinstance(config, dict):
-        items = config.values()
-        name = config.get("class_name")
-        if name is not None and name not in _PLAIN:
-            problem = _class_problem(config, objects, library)
-            if problem:
-                return problem
-    return next(filter(None, (_problem(item, objects, library) for item in items)), None)
+    named = (
+        part
+        for part in dicts_in(config)
+        if part.get("class_name") is not None and part["class_name"] not in _PLAIN
+    )
+    problems = (_class_problem(part, objects, library) for part in named)
+    return next(filter(None, problems), None)
 
 
 def _class_problem(
@@ -189,7 +208,7 @@ def _class_problem(
     key = config.get("config") if is_function else config.get("registered_name") or name
     if not isinstance(key, str) or not isinstance(name, str):
         return f"a class without a name ({str(config)[:60]!r})"
-    found = library.registered(key, custom_objects=objects)
+    found = library.saving.get_registered_object(key, custom_objects=objects)
     if found is not None:
         objects[key] = found
         return None

@@ -18,8 +18,7 @@ from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.matrix import Symbols
 from tfmot_sws.coding.table import CLUSTERABLE
-from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE
-from tfmot_sws.prior.mixture import entropy_bits
+from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE, entropy_bits
 
 Book = NDArray[np.float32]
 

@@ -25,9 +25,9 @@ from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
 from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
-from tfmot_sws.models.libraries import library_of
+from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import finalize
-from tfmot_sws.models.views import is_wrapped, view_of
+from tfmot_sws.models.wrapped import is_wrapped
 
 
 @dataclasses.dataclass(frozen=True)

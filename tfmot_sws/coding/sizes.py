@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfmot_sws.coding.model_file import encode_model
-from tfmot_sws.models.views import view_of
+from tfmot_sws.models.libraries import view_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tfmot_sws.models.views import is_tf_keras
+from tfmot_sws.models.libraries import library_of
 
 Configure = Callable[[Any], None]
 
@@ -45,17 +45,14 @@ def with_batch_of_one(model: keras.Model) -> keras.Model:
     if not getattr(model, "inputs", None):
         return model
 
-    if is_tf_keras(model):
-        import tf_keras as library
-    else:
-        library = keras
+    library = library_of(model)
 
     def fix(tensor: Any) -> Any:
         shape = tuple(tensor.shape[1:])
-        return library.Input(shape, batch_size=1, dtype=tensor.dtype, name=tensor.name)
+        return library.input(shape, batch_size=1, dtype=tensor.dtype, name=tensor.name)
 
     inputs = keras.tree.map_structure(fix, input_structure(model))
-    return library.Model(inputs, model(inputs), name=model.name)
+    return library.model(inputs, model(inputs), name=model.name)
 
 
 def input_structure(model: keras.Model) -> Any:

@@ -17,7 +17,7 @@ from tfmot_sws.litert.process import make_on_tensorflow
 from tfmot_sws.litert.verification import Verification, verify_tflite
 from tfmot_sws.models.batch_norm import warn_of_lost_clusters
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
-from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.models.wrapped import is_wrapped
 
 __all__ = [
     "FORMATS",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tfmot_sws.litert.converter import quietly
 from tfmot_sws.litert.file import constants, operators, parse
+from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.rebuild import copy_float32
-from tfmot_sws.models.views import view_of
 
 _STEPS = 127
 # A step of at most this many significant bits has multiples up to 127 that float32 holds

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
+from tfmot_sws.models.libraries import is_tf_keras
 from tfmot_sws.models.rebuild import clone_with
-from tfmot_sws.models.views import is_tf_keras
 
 # How the factor of each output channel is shaped to multiply the layer's last kernel.
 _FACTOR_SHAPES: Final[dict[type, Any]] = {

@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from tfmot_sws.prior.mixture import entropy_bits
+from scipy.special import xlogy
 
 # More distinct values than this and a tensor counts as not clustered: indices then
 # need more than a byte, which neither the mixture nor a mobile format offers.
@@ -99,3 +98,18 @@ def is_clustered(array: NDArray[np.float32]) -> bool:
         return False
     values = distinct_values(array)
     return values is not None and 2 * values.size <= array.size
+
+
+def entropy_bits(counts: ArrayLike) -> float:
+    """Entropy of a histogram in bits per item; 0 for an empty one.
+
+    Example:
+        >>> entropy_bits([2, 2])
+        1.0
+    """
+    counts = np.asarray(counts, np.float64)
+    total = counts.sum()
+    if total <= 0:
+        return 0.0
+    share = counts / total
+    return float(-xlogy(share, share).sum() / np.log(2)) + 0.0

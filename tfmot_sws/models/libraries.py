@@ -1,4 +1,4 @@
-"""The libraries whose models a file can describe, and what in a description is theirs."""
+"""Keras 3 and tf_keras (Keras 2): one record each of what the package needs of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
-
-from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.models.views import is_tf_keras
 
 # Where Keras' own layers, operations, initializers and the like come from. Functions that
 # read or fetch files (keras.models, keras.utils, keras.saving) are not among them.
@@ -21,32 +18,60 @@ _CLASSES: Final = _FUNCTIONS + "|dtype_policies|layers|models|quantizers"
 _TF_KERAS: Final = "tf_keras"
 
 
+class TooLargeError(ValueError):
+    """A model asks for a variable that is larger than any that is expected."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(f"a variable of shape {shape}, larger than any expected")
+        self.shape = shape
+
+
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """How a library describes models and builds them again.
+    """What the package needs of a library of models.
 
     Args:
-        name: as it stands in a description; empty for Keras 3.
+        name: as it stands in a `.sws` file; empty for Keras 3.
+        package: the first part of its modules' names.
         model: its class of models.
-        serialize: gives a model's configuration.
-        deserialize: the inverse.
-        registered: finds registered and custom objects by name.
-        class_modules: modules whose classes are safe to build.
-        function_modules: modules whose functions are safe to look up.
+        layer: its class of layers.
+        input: makes a symbolic input.
+        saving: its module of the same name: serialisation, custom objects.
+        schedules: its module of learning rate schedules.
+        policy: gives the global dtype policy.
+        set_policy: sets it.
+        walk: gives a layer and the layers within it.
+        view: gives a model's variables the interface of Keras 3's.
+        show_inputs: has a clone learn its inputs as the model knows them.
+        class_modules: modules whose classes a file may name.
+        function_modules: modules whose functions a file may name.
         limited: a context, made from the sizes of the variables that are expected, in
-            which a model that asks for larger ones raises `CompressedFileError`.
-        is_unsafe: whether the configuration of one of its own classes is not safe.
+            which a model that asks for larger ones raises `TooLargeError`.
+        is_unsafe: whether the configuration of one of its own classes is not safe to load.
+        wrap: puts a model under soft weight-sharing; `None` for Keras 3, whose wrapper
+            `training` has itself.
+        strip_layers: gives a copy of a model without wrapped layers; `None` for Keras 3,
+            where only whole models are wrapped.
     """
 
     name: str
+    package: str
     model: type[Any]
-    serialize: Callable[[Any], dict[str, Any]]
-    deserialize: Callable[..., Any]
-    registered: Callable[..., Any]
+    layer: type[Any]
+    input: Callable[..., Any]
+    saving: Any
+    schedules: Any
+    policy: Callable[[], Any]
+    set_policy: Callable[[Any], None]
+    walk: Callable[[Any], Iterator[Any]]
+    view: Callable[[Any], Any]
+    show_inputs: Callable[[Any, Any], None]
     class_modules: re.Pattern[str]
     function_modules: re.Pattern[str]
     limited: Callable[[Sequence[int]], contextlib.AbstractContextManager[Any]]
-    is_unsafe: Callable[[dict[str, Any]], bool] = lambda _: False
+    is_unsafe: Callable[[dict[str, Any]], bool]
+    wrap: Callable[..., Any] | None = None
+    strip_layers: Callable[[Any], Any] | None = None
 
 
 class _NoMemoryScope(keras.StatelessScope):
@@ -58,53 +83,77 @@ class _NoMemoryScope(keras.StatelessScope):
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         if math.prod(variable.shape) > self._max_size:
-            raise too_large(tuple(variable.shape))
+            raise TooLargeError(tuple(variable.shape))
         return super().get_current_value(variable)
 
 
-def too_large(shape: tuple[int, ...]) -> CompressedFileError:
-    """The error for an architecture that needs more memory than the file can fill."""
-    return CompressedFileError(
-        f"The architecture asks for a variable of shape {shape}, "
-        "which the file does not hold. Do not use the file."
-    )
+def _walk_keras_3(layer: Any) -> Iterator[Any]:
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from _walk_keras_3(inner)
 
 
 KERAS_3: Final = Library(
     name="",
+    package="keras",
     model=keras.Model,
-    serialize=keras.saving.serialize_keras_object,
-    deserialize=keras.saving.deserialize_keras_object,
-    registered=keras.saving.get_registered_object,
+    layer=keras.layers.Layer,
+    input=keras.Input,
+    saving=keras.saving,
+    schedules=keras.optimizers.schedules,
+    policy=keras.config.dtype_policy,
+    set_policy=keras.config.set_dtype_policy,
+    walk=_walk_keras_3,
+    view=lambda model: model,
+    show_inputs=lambda _model, _clone: None,
     class_modules=re.compile(rf"keras((\.src)?\.({_CLASSES})(\.\w+)*)?"),
     function_modules=re.compile(rf"builtins|keras(\.src)?\.({_FUNCTIONS})(\.\w+)*"),
     limited=_NoMemoryScope,
+    is_unsafe=lambda _: False,
 )
 
 
-def library_of(model: Any) -> Library:
-    """The library that made a model."""
-    return library_named(_TF_KERAS if is_tf_keras(model) else None)
+def library_of(thing: Any) -> Library:
+    """The library of a model, layer or optimizer; Keras 3 for anything else."""
+    return _tf_keras() if is_tf_keras(thing) else KERAS_3
 
 
 def library_named(name: Any) -> Library:
-    """The library of a name in a description; `None` stands for Keras 3.
+    """The library by the name in a `.sws` file; `None` stands for Keras 3.
 
     Raises:
-        CompressedFileError: there is none of that name, or it is not installed.
+        KeyError: there is none of that name.
+        ImportError: it is not installed.
     """
     if name is None:
         return KERAS_3
     if name != _TF_KERAS:
-        raise CompressedFileError(
-            f"The file holds a model of {str(name)[:60]!r}; Keras 3 and {_TF_KERAS!r} are "
-            "known. It was written by a later version."
-        )
-    try:
-        from tfmot_sws.tf_keras_adapter.architecture import TF_KERAS
-    except ImportError as error:
-        raise CompressedFileError(
-            f"The file holds a model of tf_keras (Keras 2), which cannot be imported: {error}. "
-            "Install it: pip install tf_keras."
-        ) from error
+        raise KeyError(name)
+    return _tf_keras()
+
+
+def _tf_keras() -> Library:
+    """The one door to the adapter, which imports tf_keras: opened when it is needed."""
+    from tfmot_sws.tf_keras_adapter.library import TF_KERAS
+
     return TF_KERAS
+
+
+def is_tf_keras(thing: Any) -> bool:
+    """Whether this is an object of tf_keras, told without importing it."""
+    return any(base.__module__.split(".")[0] == _TF_KERAS for base in type(thing).__mro__)
+
+
+def view_of(model: Any) -> Any:
+    """The model's variables with the interface of Keras 3: `weights`, `variables`, `path`."""
+    return library_of(model).view(model)
+
+
+def walk(layer: Any) -> Iterator[Any]:
+    """A layer, and the layers within it."""
+    return library_of(layer).walk(layer)
+
+
+def native(variable: Any) -> Any:
+    """The library's own variable, behind a view or not: its `id` tells variables apart."""
+    return getattr(variable, "native", variable)

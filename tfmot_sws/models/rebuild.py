@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfmot_sws.models.views import is_tf_keras, view_of
+from tfmot_sws.models.libraries import library_of, view_of, walk
 
 Edit = Callable[[Any], Any]
 
@@ -29,14 +29,9 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
         "configuration. A subclassed model needs get_config() and a build() that creates "
         "its layers; see keras.saving.register_keras_serializable."
     )
-    saving, parts, own = keras.saving, walk(model), "keras."
-    if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter import rebuild as tf_keras_rebuild
-
-        saving, own = tf_keras_rebuild.saving, "tf_keras."
-        parts = iter((model, *model.submodules))
+    library = library_of(model)
     try:
-        config = saving.serialize_keras_object(model)
+        config = library.saving.serialize_keras_object(model)
     except NotImplementedError as error:
         raise ValueError(advice) from error
     config.pop("compile_config", None)
@@ -44,15 +39,14 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
     # Not Keras' own, which has a layer and an operation of the name Add, and more such pairs.
     classes = {
         type(part).__name__: type(part)
-        for part in parts
-        if not type(part).__module__.startswith(own)
+        for part in walk(model)
+        if type(part).__module__.split(".")[0] != library.package
     }
-    with saving.custom_object_scope(classes):
-        clone = saving.deserialize_keras_object(edit(config), safe_mode=False)
+    with library.saving.custom_object_scope(classes):
+        clone = library.saving.deserialize_keras_object(edit(config), safe_mode=False)
     if not clone.built:
         raise ValueError(advice)
-    if is_tf_keras(model):
-        tf_keras_rebuild.show_inputs(model, clone)
+    library.show_inputs(model, clone)
     return clone
 
 
@@ -76,16 +70,13 @@ def float32_clone(model: keras.Model) -> keras.Model:
 @contextlib.contextmanager
 def _float32_policy(model: keras.Model) -> Iterator[None]:
     """Has the layers that a subclassed model creates itself compute in float32."""
-    if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter.rebuild import policy, set_policy
-    else:
-        policy, set_policy = keras.config.dtype_policy, keras.config.set_dtype_policy
-    before = policy()
-    set_policy("float32")
+    library = library_of(model)
+    before = library.policy()
+    library.set_policy("float32")
     try:
         yield
     finally:
-        set_policy(before)
+        library.set_policy(before)
 
 
 def copy_float32(model: keras.Model) -> keras.Model:
@@ -111,13 +102,6 @@ def computes_in_float32(model: keras.Model) -> bool:
     )
 
 
-def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """A layer, and the layers of the models inside it."""
-    yield layer
-    for inner in getattr(layer, "layers", ()):
-        yield from walk(inner)
-
-
 def finalize(model: keras.Model) -> None:
     """Has layers that keep something derived from their variables derive it anew."""
     for layer in walk(model):
@@ -126,25 +110,37 @@ def finalize(model: keras.Model) -> None:
             update()
 
 
-def as_float32(config: Any) -> Any:
-    """A serialised model with every dtype policy replaced by float32."""
+def edit_dicts(config: Any, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A nested configuration in which each dict is edited, the outer ones first."""
     if isinstance(config, list | tuple):
-        return type(config)(as_float32(item) for item in config)
+        return type(config)(edit_dicts(item, edit) for item in config)
     if not isinstance(config, dict):
         return config
-    # The latter is that of tf_keras.
-    if config.get("class_name") in ("DTypePolicy", "Policy"):
-        return {**config, "config": {"name": "float32"}}
-    return {key: as_float32(value) for key, value in config.items()}
+    return {key: edit_dicts(value, edit) for key, value in edit(config).items()}
+
+
+def dicts_in(config: Any) -> Iterator[dict[str, Any]]:
+    """Every dict in a nested configuration, the outer ones first."""
+    if isinstance(config, dict):
+        yield config
+    if isinstance(config, dict | list | tuple):
+        for item in config.values() if isinstance(config, dict) else config:
+            yield from dicts_in(item)
+
+
+def as_float32(config: Any) -> Any:
+    """A serialised model with every dtype policy replaced by float32."""
+
+    def edit(part: dict[str, Any]) -> dict[str, Any]:
+        # The latter is the name in tf_keras.
+        is_policy = part.get("class_name") in ("DTypePolicy", "Policy")
+        return {**part, "config": {"name": "float32"}} if is_policy else part
+
+    return edit_dicts(config, edit)
 
 
 def unroll_recurrences(config: Any) -> Any:
     """A serialised model whose recurrent layers are unrolled over time."""
-    if isinstance(config, list | tuple):
-        return type(config)(unroll_recurrences(item) for item in config)
-    if not isinstance(config, dict):
-        return config
-    return {
-        key: True if key == "unroll" else unroll_recurrences(value)
-        for key, value in config.items()
-    }
+    return edit_dicts(
+        config, lambda part: {**part, "unroll": True} if "unroll" in part else part
+    )

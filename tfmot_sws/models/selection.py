@@ -1,16 +1,17 @@
-"""Which variables of a model are shared, which are not, and why: the only walk over it."""
+"""Which variables of a model are shared, which are not, and why."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfmot_sws.models.views import claims
+from tfmot_sws.models.libraries import native, view_of, walk
 
 Selector = str | Callable[[keras.Variable], bool]
 
@@ -54,13 +55,14 @@ def choose_weights(
     Raises:
         ValueError: when nothing is left to share, or a regular expression is invalid.
     """
+    view = view_of(model)
     includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
-    kernels = [v for v in model.trainable_weights if _is_float(v) and _is_kernel(v)]
+    kernels = [v for v in view.trainable_weights if _is_float(v) and _is_kernel(v)]
     reach = max((_magnitude(v) for v in kernels), default=-1.0)
-    named = claims(model)
+    decided = _decided_by_layers(model)
     choices = [
-        _choose(variable, includes, excludes, reach, named.get(id(variable)))
-        for variable in model.weights
+        _choose(variable, includes, excludes, reach, decided.get(id(native(variable))))
+        for variable in view.weights
     ]
     if not any(choice.shared for choice in choices):
         listed = "\n".join(f"  {c.path} {c.shape}: {c.reason}" for c in choices)
@@ -90,7 +92,7 @@ def _choose(
     includes: Callable[[keras.Variable], bool] | None,
     excludes: Callable[[keras.Variable], bool] | None,
     reach: float,
-    named: bool | None,
+    decided: bool | None,
 ) -> WeightChoice:
     if not variable.trainable:
         shared, reason = False, "not trainable"
@@ -103,8 +105,8 @@ def _choose(
     elif includes is not None:
         shared = includes(variable)
         reason = "taken by include=" if shared else "not taken by include="
-    elif named is not None:
-        shared, reason = named, f"{'' if named else 'not '}named by its layer"
+    elif decided is not None:
+        shared, reason = decided, f"{'' if decided else 'not '}named by its layer"
     elif _is_kernel(variable):
         shared, reason = True, "kernel"
     elif _BIAS in variable.name:
@@ -113,6 +115,32 @@ def _choose(
     else:
         shared, reason = False, "neither kernel nor bias"
     return WeightChoice(variable.path, tuple(variable.shape), shared, reason)
+
+
+def _decided_by_layers(model: Any) -> dict[int, bool]:
+    """What layers of the user's own say about their weights, as tfmot asks them.
+
+    A class may have `get_clusterable_weights`, which gives (name, variable) pairs, or
+    `get_prunable_weights`, which gives variables.
+
+    Args:
+        model: of Keras 3 or tf_keras.
+
+    Returns:
+        By `id` of each variable whose layer has such a method: whether the layer names it.
+    """
+    decided: dict[int, bool] = {}
+    for layer in walk(model):
+        # Methods of the class: tfmot adds some to instances of Keras' own layers.
+        if hasattr(type(layer), "get_clusterable_weights"):
+            named = [variable for _, variable in layer.get_clusterable_weights()]
+        elif hasattr(type(layer), "get_prunable_weights"):
+            named = layer.get_prunable_weights()
+        else:
+            continue
+        taken = {id(variable) for variable in named}
+        decided.update((id(variable), id(variable) in taken) for variable in layer.weights)
+    return decided
 
 
 def _is_float(variable: keras.Variable) -> bool:
@@ -152,7 +180,7 @@ def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
 
 def check_finite(model: keras.Model) -> None:
     """Raises `ValueError` naming the first variable that holds NaN or infinity."""
-    for variable in model.weights:
+    for variable in view_of(model).weights:
         if not _is_float(variable):
             continue
         values = ops.convert_to_numpy(variable)

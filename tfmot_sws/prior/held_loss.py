@@ -1,13 +1,14 @@
-"""The complexity loss in training: its costly part is renewed every few steps, and held.
+"""The complexity loss in training: its costly part is evaluated every few steps, and held.
 
-The prior's pull on a weight changes slowly, the error's gradient with every batch. So
--sum_i log p(w_i) and its gradients are evaluated at one step in a few and held in between,
+The prior's gradient in a weight changes slowly, that of the error with every batch. So
+-sum_i log p(w_i) and its gradients are evaluated once in a few steps and held in between,
 as molecular dynamics does with forces of long range. A step then adds one number to each
 weight's gradient, which costs next to nothing at any number of components.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfmot_sws.backend.compilation import assign_when, with_gradients
+from tfmot_sws.backend.compilation import traced, with_gradients
 from tfmot_sws.backend.packing import Packing
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_and_gradients
@@ -27,113 +28,79 @@ Tensor = Any
 JOINED_BELOW = 1 << 16
 
 
-class HeldGradients(keras.layers.Layer):
-    """What is held between two evaluations of one mixture's complexity loss.
+class HeldLoss(keras.layers.Layer):
+    """One mixture's complexity loss and its gradients, as last evaluated.
 
-    Keras 3 saves none of it: after loading, the next step evaluates anew. tf_keras, which
-    knows only the variables, saves and restores them.
+    Keras 3 saves none of it: after loading, `renew` comes before the first step. tf_keras,
+    which knows only the variables, saves and restores them.
 
     Args:
         shapes: of the shared tensors, in their order.
         num_components: K of the prior.
-        period: steps from one evaluation to the next, >= 1.
     """
 
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, ...]],
-        num_components: int,
-        *,
-        period: int,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(name=name, dtype="float32", autocast=False)
-        self.period = period
-        self.age = self._held("age", ())
-        self._factor = self._held("factor", ())
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_components: int) -> None:
+        super().__init__(dtype="float32", autocast=False)
         # The value, and its gradients in the weights and in the mixture's fields.
         fields = [(num_components,)] * len(MixtureTensors._fields)
         self._packing = Packing([(), *shapes, *fields], JOINED_BELOW)
         self._packed = [
-            self._held(f"gradients_{i}", (size,)) for i, size in enumerate(self._packing.sizes)
+            self.add_weight(
+                # HDF5 files of tf_keras ask for a different name for each.
+                name=f"{self.name}_{i}",
+                shape=(size,),
+                initializer="zeros",
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+            for i, size in enumerate(self._packing.sizes)
         ]
+        self._evaluate: Any = None
         self.built = True
 
-    def _held(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
-        """A variable of which each replica has its own copy: all compute the same."""
-        return keras.Variable(
-            initializer="zeros",
-            shape=shape,
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-            synchronization="on_read",
-            aggregation="only_first_replica",
-            # HDF5 files of tf_keras ask for a different name for each.
-            name=f"{self.name}_{name}",
-        )
+    def renew(self, prior: GaussianMixturePrior, weights: Sequence[Any], factor: Any) -> None:
+        """Evaluates the loss and its gradients; to be called outside of a step.
 
-    @classmethod
-    def of(
-        cls, prior: GaussianMixturePrior, shapes: Sequence[tuple[int, ...]]
-    ) -> HeldGradients:
-        """For a prior over tensors of these shapes, with the period of its options."""
-        return cls(shapes, prior.num_components, period=prior.options.renewal_period)
-
-    def renew(self) -> None:
-        """Has the next step evaluate anew, as after a change of the mixture from outside."""
-        self.age.assign(0.0)
+        Args:
+            prior: the mixture, with the K of the constructor.
+            weights: variables of the constructor's shapes.
+            factor: scalar tau / N >= 0. The gradients are held times it, so that no step
+                need multiply them.
+        """
+        if self._evaluate is None:
+            self._evaluate = traced(functools.partial(self._pack_evaluated, prior))
+        arguments = [ops.convert_to_tensor(weight) for weight in weights]
+        of_prior = [variable.value for variable in prior.variables]
+        packed = self._evaluate(arguments, of_prior, ops.convert_to_tensor(factor, "float32"))
+        for variable, value in zip(self._packed, packed, strict=True):
+            variable.assign(value)
 
     def complexity_loss(
         self,
         prior: GaussianMixturePrior,
         weights: list[Tensor],
-        factor: Tensor | float = 1.0,
-        mixture: MixtureTensors | None = None,
+        factor: Tensor,
+        mixture: MixtureTensors,
     ) -> Tensor:
-        """factor `prior.complexity_loss(weights)`, its first term as at the last renewal.
+        """factor times the complexity loss, of which -sum_i log p(w_i) is as last renewed.
 
         Args:
             prior: the mixture, with the K of the constructor.
             weights: float32 tensors of the constructor's shapes.
-            factor: scalar tau / N >= 0. The gradients are held with the factor that they
-                were renewed at, so that no step need multiply them; a change by more than
-                a tenth renews them.
-            mixture: `prior.tensors()`, where those are at hand.
+            factor: scalar tau / N, as at the last `renew`.
+            mixture: `prior.tensors()`.
 
         Returns:
-            Scalar. Its gradients are those of the last renewal, plus those of the
+            Scalar. Its gradients are those of the last `renew`, plus those of the
             hyperpriors, which are exact at every step.
         """
-        mixture = prior.tensors() if mixture is None else mixture
-        factor = ops.stop_gradient(ops.convert_to_tensor(factor, "float32"))
-        value, gradients = self._value_and_gradients([*weights, *mixture], factor)
+        value, *gradients = (ops.stop_gradient(tensor) for tensor in self.read())
         size = sum(math.prod(w.shape) for w in weights)
         held = with_gradients(factor * value, [*weights, *mixture], gradients)
         return held + factor * prior.hyperprior_loss(mixture, size)
 
-    def _value_and_gradients(
-        self, tensors: list[Tensor], factor: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Evaluated at the first of `period` steps, held for the others.
-
-        Returns:
-            The value, and its gradients times the factor.
-        """
-        fixed = [ops.stop_gradient(tensor) for tensor in tensors]
-        change = ops.abs(factor - self._factor.value)
-        due = ops.logical_or(self.age.value < 0.5, change > 0.1 * self._factor.value)
-
-        def renewed() -> list[Tensor]:
-            return [factor, *self._packing.pack(_evaluate(fixed, factor))]
-
-        assign_when(due, [self._factor, *self._packed], renewed)
-        self.age.assign((ops.where(due, 0.0, self.age.value) + 1.0) % self.period)
-        value, *gradients = (ops.stop_gradient(tensor) for tensor in self.read())
-        return value, gradients
-
     def read(self) -> list[Tensor]:
-        """As last evaluated: the value, and its gradients times the factor of then.
+        """As last evaluated: the value, and its gradients times the factor of that time.
 
         Returns:
             A scalar, a tensor for each of the weights, and one for each of the mixture's
@@ -141,15 +108,22 @@ class HeldGradients(keras.layers.Layer):
         """
         return self._packing.unpack([variable.value for variable in self._packed])
 
+    def _pack_evaluated(
+        self,
+        prior: GaussianMixturePrior,
+        weights: list[Tensor],
+        of_prior: list[Tensor],
+        factor: Tensor,
+    ) -> list[Tensor]:
+        weights = [ops.cast(weight, "float32") for weight in weights]
+        # Values come as arguments, because a program of JAX would make variables constants.
+        with keras.StatelessScope(zip(prior.variables, of_prior, strict=True)):
+            mixture = prior.tensors()
+        total, gradients = total_and_gradients(weights, mixture)
+        return self._packing.pack([total, *(factor * gradient for gradient in gradients)])
+
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""
 
     def load_own_variables(self, store: Any) -> None:
         """Nothing was saved; what is held belongs to other weights."""
-        self.renew()
-
-
-def _evaluate(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
-    """-sum_i log p(w_i), and its gradients in the weights and the mixture, times the factor."""
-    total, gradients = total_and_gradients(tensors[:-3], MixtureTensors(*tensors[-3:]))
-    return [total, *(factor * gradient for gradient in gradients)]

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp, xlogy
+from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 
@@ -195,18 +195,3 @@ class GaussianMixture:
             proportions.append(float(pi.sum()))
         total = np.array(proportions)
         return GaussianMixture(np.array(means), np.sqrt(variances), total / total.sum())
-
-
-def entropy_bits(counts: ArrayLike) -> float:
-    """Entropy of a histogram in bits per item; 0 for an empty one.
-
-    Example:
-        >>> entropy_bits([2, 2])
-        1.0
-    """
-    counts = np.asarray(counts, np.float64)
-    total = counts.sum()
-    if total <= 0:
-        return 0.0
-    share = counts / total
-    return float(-xlogy(share, share).sum() / np.log(2)) + 0.0

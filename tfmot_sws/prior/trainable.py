@@ -143,15 +143,18 @@ class GaussianMixturePrior(keras.layers.Layer):
         zero = np.float32(self.zero_proportion)
         return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
 
-    def complexity_loss(self, weights: Sequence[Tensor]) -> Tensor:
+    def complexity_loss(
+        self, weights: Sequence[Tensor], mixture: MixtureTensors | None = None
+    ) -> Tensor:
         """-sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
 
         It is a negative log-density and may be below zero.
 
         Args:
             weights: float32 tensors of any shapes.
+            mixture: `tensors()`, where those are at hand.
         """
-        mixture = self.tensors()
+        mixture = self.tensors() if mixture is None else mixture
         return total_negative_log_prob(list(weights), mixture) + self.hyperprior_loss(
             mixture, sum(int(np.prod(w.shape)) for w in weights)
         )

@@ -1,35 +1,30 @@
-"""Single tf_keras layers under soft weight-sharing, as tfmot wraps them."""
+"""tf_keras models and layers put under soft weight-sharing, and layers taken out again."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.selection import Selector, WeightChoice, check_finite, choose_weights
-from tfmot_sws.models.views import ModelView, is_wrapped
-from tfmot_sws.prior.trainable import GaussianMixturePrior
-from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSharing, check_model
+from tfmot_sws.models.selection import (
+    WeightChoice,
+    check_finite,
+    choose_weights,
+    group_by_scope,
+)
+from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing, TfKerasWrapped
 from tfmot_sws.tf_keras_adapter.variable_places import only_replaceable
+from tfmot_sws.tf_keras_adapter.views import ModelView
+from tfmot_sws.training.apply import SharingSettings, check_wrappable
+from tfmot_sws.training.shared_step import WeightSharing, share_weights
 from tfmot_sws.training.strip import stripped_values
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerSettings:
-    """What `apply_soft_weight_sharing` was told; see there."""
-
-    complexity_weight: float | None
-    train_size: int | None
-    include: Selector | None = None
-    exclude: Selector | None = None
-    preserve_sparsity: bool = False
-
-
 @tf_keras.saving.register_keras_serializable(package="tfmot_sws")
-class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
+class SoftWeightSharingLayer(TfKerasWrapped, tf_keras.layers.Wrapper):
     """A tf_keras layer under soft weight-sharing, with a mixture of its own.
 
     Made by `apply_soft_weight_sharing(layer, train_size=...)`. A layer that has its
@@ -37,24 +32,22 @@ class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
 
     Args:
         layer: any layer that is no model.
-        prior: its mixture.
-        settings: the rest.
-        shared: positions of the shared ones in `layer.weights`, in a layer that is loaded.
+        settings: of the mixture; `None` in a layer that is loaded.
+        loaded: the configuration of `sharing`, in a layer that is loaded.
     """
 
     def __init__(
         self,
         layer: tf_keras.layers.Layer,
-        prior: GaussianMixturePrior,
-        settings: LayerSettings,
+        settings: SharingSettings | None = None,
         *,
-        shared: list[int] | None = None,
+        loaded: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", f"soft_weight_sharing_{layer.name}")
         # The policy of `layer` stays its own: the mixture is computed in float32.
         super().__init__(layer, **{**kwargs, "dtype": "float32", "autocast": False})
-        self.__dict__.update(_prior=prior, _settings=settings, _loaded=shared, priors=[])
+        self.__dict__.update(_settings=settings, _loaded=loaded)
         self.supports_masking = layer.supports_masking
         # A Sequential model learns its input from its first layer.
         if hasattr(layer, "_batch_input_shape"):
@@ -70,36 +63,30 @@ class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
         super().build(input_shape)
         # Out of the graph in which tf_keras may build.
         with tf.init_scope():
-            choices = self._choose()
-            group = [i for i, choice in enumerate(choices) if choice.shared]
-            settings = self._settings
-            self._share(
-                [self._prior] if group else [],
-                [group] if group else [],
-                choices,
-                complexity_weight=settings.complexity_weight,
-                train_size=settings.train_size,
-                preserve_sparsity=settings.preserve_sparsity,
-            )
-            for prior, variables in zip(self.priors, self.shared_variables, strict=True):
-                prior.fit_initial([v.numpy() for v in variables])
+            sharing = self._new_sharing()
+            if sharing.groups:
+                self._share(sharing)
 
-    def _choose(self) -> list[WeightChoice]:
+    def _new_sharing(self) -> WeightSharing:
         view, settings = ModelView(self.layer), self._settings
         if self._loaded is not None:
-            return [
-                WeightChoice(v.path, v.shape, i in self._loaded, "as it was saved")
-                for i, v in enumerate(view.weights)
-            ]
+            return WeightSharing.from_config(self._loaded, view.weights)
         if not view.trainable_weights:
-            return [WeightChoice(v.path, v.shape, False, "not trainable") for v in view.weights]
-        check_finite(view)
-        choices = choose_weights(view, settings.include, settings.exclude)
-        return only_replaceable(self.layer, choices)
+            choices = [
+                WeightChoice(v.path, v.shape, False, "not trainable") for v in view.weights
+            ]
+        else:
+            check_finite(self.layer)
+            chosen = choose_weights(self.layer, settings.include, settings.exclude)
+            choices = only_replaceable(self.layer, chosen)
+        positions = group_by_scope(choices, "model")
+        return share_weights(
+            view, choices, positions, settings.make_prior, **settings.of_step()
+        )
 
     def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the layer with snapped weights; adds the complexity loss in training."""
-        if not self.priors:
+        if not self.groups:
             return self.layer(inputs, **kwargs)
         return self._call_inner(inputs, training, **kwargs)
 
@@ -113,14 +100,10 @@ class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped layer's included."""
-        settings = self._settings
         return {
             **super().get_config(),
-            "prior": self._prior.get_config(),
-            "complexity_weight": settings.complexity_weight,
-            "train_size": settings.train_size,
-            "preserve_sparsity": settings.preserve_sparsity,
-            "shared": [i for group in self._groups for i in group] if self.built else None,
+            "settings": None if self._settings is None else self._settings.to_config(),
+            "sharing": self.sharing.get_config() if self.sharing else self._loaded,
         }
 
     @classmethod
@@ -130,31 +113,57 @@ class SoftWeightSharingLayer(TfKerasSharing, tf_keras.layers.Wrapper):
         """The inverse of `get_config`."""
         config = dict(config)
         layer = tf_keras.layers.deserialize(config.pop("layer"), custom_objects)
-        prior = GaussianMixturePrior.from_config(config.pop("prior"))
-        names = ("complexity_weight", "train_size", "preserve_sparsity")
-        settings = LayerSettings(**{name: config.pop(name) for name in names})
-        return cls(layer, prior, settings, **config)
+        settings, loaded = config.pop("settings"), config.pop("sharing")
+        settings = None if settings is None else SharingSettings.from_config(settings)
+        return cls(layer, settings, loaded=loaded, **config)
 
 
-def wrap_layers(
-    layers: Any, make_prior: Callable[[], GaussianMixturePrior], settings: LayerSettings
-) -> Any:
-    """A layer, or each of a list, wrapped; input layers and wrapped ones stay as they are.
+def wrap(model: Any, settings: SharingSettings) -> Any:
+    """A model, a layer, or each of a list of layers, under soft weight-sharing.
 
     Raises:
-        ValueError: the number of training examples is not given.
+        RuntimeError: Keras does not run on TensorFlow.
+        TypeError: it is no model or layer of tf_keras.
+        ValueError: as of `apply_soft_weight_sharing`.
     """
-    if isinstance(layers, list):
-        return [wrap_layers(layer, make_prior, settings) for layer in layers]
-    check_model(layers)
-    if is_wrapped(layers) or isinstance(layers, tf_keras.layers.InputLayer):
-        return layers
+    if isinstance(model, list):
+        return [wrap(layer, settings) for layer in model]
+    _check(model)
+    if not isinstance(model, tf_keras.Model):
+        return _wrap_layer(model, settings)
+    check_wrappable(model)
+    choices = only_replaceable(model, choose_weights(model, settings.include, settings.exclude))
+    positions = group_by_scope(choices, settings.scope)
+    check_finite(model)
+    sharing = share_weights(
+        ModelView(model), choices, positions, settings.make_prior, **settings.of_step()
+    )
+    return TfKerasSoftWeightSharing(model, sharing)
+
+
+def _wrap_layer(layer: Any, settings: SharingSettings) -> Any:
+    """The wrapped layer; input layers and wrapped ones stay as they are."""
+    if is_wrapped(layer) or isinstance(layer, tf_keras.layers.InputLayer):
+        return layer
     if settings.train_size is None:
         raise ValueError(
-            f"Layer '{layers.name}' is wrapped by itself, so the number of training examples "
+            f"Layer '{layer.name}' is wrapped by itself, so the number of training examples "
             "must be given: apply_soft_weight_sharing(layer, train_size=len(x_train))."
         )
-    return SoftWeightSharingLayer(layers, make_prior(), settings)
+    return SoftWeightSharingLayer(layer, settings)
+
+
+def _check(model: Any) -> None:
+    """Raises unless soft weight-sharing can be applied to an object of tf_keras."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "tf_keras models need Keras on TensorFlow; the backend is "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before importing keras."
+        )
+    if not isinstance(model, tf_keras.layers.Layer):
+        raise TypeError(
+            "A model or layer of tf_keras is expected; received " + type(model).__name__ + "."
+        )
 
 
 def strip_layers(model: tf_keras.Model) -> tf_keras.Model:

@@ -4,60 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.selection import WeightChoice
-from tfmot_sws.models.views import ModelView
-from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.models.wrapped import Wrapped
 from tfmot_sws.tf_keras_adapter.forwarding import for_tf_keras
 from tfmot_sws.tf_keras_adapter.variable_places import Replacement, find_places
+from tfmot_sws.tf_keras_adapter.views import ModelView
 from tfmot_sws.training.fit_arguments import fit_arguments
-from tfmot_sws.training.shared_step import Sharing, choices_from_config
+from tfmot_sws.training.shared_step import WeightSharing
 from tfmot_sws.training.train_size import count_examples
 
 
-class TfKerasSharing(Sharing):
+class TfKerasWrapped(Wrapped):
     """What wrapped tf_keras models and layers have in common.
 
-    Mixtures and scalars are Keras 3 objects, kept out of sight of tf_keras; the
-    tf.Variables beneath them are tracked by it, so that its optimizer trains them and its
-    checkpoints hold them.
+    `sharing` is a layer of Keras 3, kept out of sight of tf_keras; the tf.Variables beneath
+    it are tracked by tf_keras, so that its optimizer trains them and its checkpoints hold
+    them.
     """
 
-    inner: Any
     add_loss: Any
-    inner_view: ModelView
     _replacement: Replacement
 
-    def _share(
-        self,
-        priors: list[GaussianMixturePrior],
-        groups: list[list[int]],
-        choices: list[WeightChoice],
-        **settings: Any,
-    ) -> None:
+    def _share(self, sharing: WeightSharing) -> None:
         """Takes over the mixtures; `inner` is built."""
-        view = ModelView(self.inner)
-        shared = [[view.weights[position] for position in group] for group in groups]
         places = find_places(self.inner)
-        state = self._sharing_state(shared, priors, groups, choices, _scalar, **settings)
+        variables = [v for group in sharing.groups for v in group.variables]
         # Past `__setattr__`: tf_keras would take a Keras 3 layer for one of its own.
         vars(self).update(
-            state,
-            inner_view=view,
-            shared_variables=shared,
-            _replacement=Replacement([places[id(v.value)] for group in shared for v in group]),
+            sharing=sharing,
+            _replacement=Replacement([places[id(v.native)] for v in variables]),
         )
-        layers: list[keras.layers.Layer] = [*state["priors"], *state["held_gradients"]]
-        scalars = [value for value in state.values() if isinstance(value, keras.Variable)]
-        variables = [v for layer in layers for v in layer.variables]
-        self.mixture_variables = [v.value for v in (*variables, *scalars)]
+        self.mixture_variables = [v.value for v in sharing.variables]
 
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
-        snapped, losses = self._share_step(training=bool(training))
+        snapped, losses = self.sharing.step(training=bool(training))
         tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]
         with self._replacement(tensors):
             outputs = self.inner(inputs, **kwargs)
@@ -67,7 +50,7 @@ class TfKerasSharing(Sharing):
 
 
 @tf_keras.saving.register_keras_serializable(package="tfmot_sws")
-class SoftWeightSharing(TfKerasSharing, tf_keras.Model):
+class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
     """A tf_keras model under soft weight-sharing; made by `apply_soft_weight_sharing`.
 
     It is used as the wrapper of Keras 3 models is, `tfmot_sws.SoftWeightSharing`, and has
@@ -75,29 +58,17 @@ class SoftWeightSharing(TfKerasSharing, tf_keras.Model):
 
     Args:
         inner: the user's model.
-        priors: one a group.
-        groups: positions in `inner.weights` of each group's shared variables.
-        choices: what was decided about each of `inner.weights`.
-        complexity_weight: tau, the value that schedules scale; `None` for the default.
-        train_size: N, or `None` while unknown.
-        preserve_sparsity: whether weights of kernels that are zero stay zero.
+        sharing: the mixtures over its weights.
     """
 
     def __init__(
-        self,
-        inner: tf_keras.Model,
-        priors: list[GaussianMixturePrior],
-        groups: list[list[int]],
-        choices: list[WeightChoice],
-        *,
-        name: str | None = None,
-        **settings: Any,
+        self, inner: tf_keras.Model, sharing: WeightSharing, *, name: str | None = None
     ) -> None:
         # The policy of `inner` stays its own: the mixture is computed in float32.
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        self._share(priors, groups, choices, **settings)
+        self._share(sharing)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -136,51 +107,30 @@ class SoftWeightSharing(TfKerasSharing, tf_keras.Model):
         arguments["callbacks"] = for_tf_keras(arguments["callbacks"])
         return super().fit(**arguments)
 
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `tf_keras.Model.train_on_batch`, with the present weights' complexity loss."""
+        self.sharing.renew()
+        return super().train_on_batch(*args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
         return {
             "inner": tf_keras.saving.serialize_keras_object(self.inner),
-            "priors": [prior.get_config() for prior in self.priors],
-            **self._sharing_config(),
+            "sharing": self.sharing.get_config(),
             "name": self.name,
         }
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> SoftWeightSharing:
+    ) -> TfKerasSoftWeightSharing:
         """The inverse of `get_config`."""
-        config = dict(config)
-        inner = tf_keras.layers.deserialize(config.pop("inner"), custom_objects)
-        priors = [GaussianMixturePrior.from_config(prior) for prior in config.pop("priors")]
-        choices = choices_from_config(config.pop("choices"))
-        return cls(inner, priors, config.pop("groups"), choices, **config)
-
-
-def _scalar(name: str, value: float) -> keras.Variable:
-    return keras.Variable(
-        float(value),
-        dtype="float32",
-        trainable=False,
-        aggregation="only_first_replica",
-        name=name,
-    )
+        inner = tf_keras.layers.deserialize(config["inner"], custom_objects)
+        sharing = WeightSharing.from_config(config["sharing"], ModelView(inner).weights)
+        return cls(inner, sharing, name=config["name"])
 
 
 def _num_examples(x: Any, **how: Any) -> int:
     if isinstance(x, tf_keras.utils.Sequence):
         return len(x) * len(tf.nest.flatten(x[0])[0])
     return count_examples(x, **how)
-
-
-def check_model(model: Any) -> None:
-    """Raises unless soft weight-sharing can be applied to an object of tf_keras."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "tf_keras models need Keras on TensorFlow; the backend is "
-            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before importing keras."
-        )
-    if not isinstance(model, tf_keras.layers.Layer):
-        raise TypeError(
-            "A model or layer of tf_keras is expected; received " + type(model).__name__ + "."
-        )

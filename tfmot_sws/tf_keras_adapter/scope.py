@@ -26,9 +26,9 @@ def soft_weight_sharing_scope() -> AbstractContextManager[Any]:
     import tf_keras
 
     from tfmot_sws.tf_keras_adapter.layer_wrapper import SoftWeightSharingLayer
-    from tfmot_sws.tf_keras_adapter.model_wrapper import SoftWeightSharing
+    from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing
 
-    classes = (SoftWeightSharing, SoftWeightSharingLayer)
+    classes = (TfKerasSoftWeightSharing, SoftWeightSharingLayer)
     return tf_keras.saving.custom_object_scope(
         {
             name: kind

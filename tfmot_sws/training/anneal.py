@@ -8,14 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
-from tfmot_sws.models.views import wrapped_parts
-from tfmot_sws.prior.mixture import entropy_bits
-from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.training.complexity_weight import peak_learning_rate
+from tfmot_sws.training.kept_state import KeptState
+from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
-from tfmot_sws.training.wrapper import SoftWeightSharing
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 500
@@ -99,65 +98,79 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self._epoch = 0
-        self._parts: list[SoftWeightSharing] = []
+        self._sharings: list[Any] = []
         self._first_steps: list[float] = []
-        self._good_state: list[NDArray] | None = None
+        # Batches of the present epoch at which schedules and held losses were last set.
+        self._applied = self._renewed = 0
+        # The factor on tau as it is now, and as it was when losses were last renewed.
+        self._factor = self._renewed_factor = 0.0
+        self._kept = KeptState()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped; settles what depends on the optimizer."""
-        self._parts = wrapped_parts(self.model)
-        if not self._parts:
+        self._sharings = [part.sharing for part in wrapped_parts(self.model)]
+        if not self._sharings:
             raise ValueError(
                 "AnnealAndMerge works on a model wrapped by apply_soft_weight_sharing; "
                 f"received {type(self.model).__name__}."
             )
-        self._good_state = None
+        self._kept.clear()
         self._settle_complexity_weights()
+        for sharing in self._sharings:
+            sharing.is_renewed = True
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Merges, and sets the schedules for the first batch."""
+        """Merges, and sets the schedules for the first batch.
+
+        Components merge here and never at an epoch's end, so that the validation after the
+        last epoch sees the very network that stripping returns.
+        """
         self._epoch = epoch
-        if self._good_state is None:
-            self._good_state = _read_state(self.model)
+        if self._kept.is_empty:
+            self._kept.take(self.model)
         if self._fraction(0) >= self.merge_start:
-            for part in self._parts:
-                for prior, counts in zip(part.priors, _counts(part), strict=True):
-                    _merge(prior, counts, self.merge_threshold)
-        for held in (held for part in self._parts for held in part.held_gradients):
-            held.renew()
+            for group in (group for sharing in self._sharings for group in sharing.groups):
+                merge_components(group.prior, group.counts(), self.merge_threshold)
         self._apply(self._fraction(0))
-        for part in self._parts:
-            part.complexity_sum.assign(0.0)
-        self._first_steps = [_number(part.steps) for part in self._parts]
+        self._renew()
+        for sharing in self._sharings:
+            sharing.complexity_sum.assign(0.0)
+        self._first_steps = [_number(sharing.steps) for sharing in self._sharings]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the schedules, where they have moved on noticeably."""
-        if batch and batch % self._stride() == 0:
-            if keras.backend.backend() == "jax":
-                # Within an epoch the JAX trainer holds the state; take it back first.
-                self.model.jax_state_sync()
-            self._apply(self._fraction(batch))
+        """Sets the schedules and renews the held losses, each once in some steps."""
+        if batch - self._applied >= self._stride():
+            self._take_state_back()
+            self._apply(self._fraction(batch), batch)
+        if self._is_due(batch):
+            self._take_state_back()
+            self._renew(batch)
+
+    def _take_state_back(self) -> None:
+        """Has variables hold the state, which the JAX trainer keeps within an epoch."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds to the logs; keeps a good state, or brings the last one back."""
         logs = logs if logs is not None else {}
-        if np.isfinite(logs.get("loss", 0.0)) and _is_finite(self.model):
-            self._good_state = _read_state(self.model)
+        if np.isfinite(logs.get("loss", 0.0)) and self._kept.take_if_finite(self.model):
             logs.update(self._measure(logs))
         else:
             self._stop_and_restore(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Lets go of the kept state."""
-        self._good_state = None
+        self._kept.clear()
+        for sharing in self._sharings:
+            sharing.is_renewed = False
 
     def _stop_and_restore(self, epoch: int) -> None:
         self.model.stop_training = True
-        if self._good_state is not None:
-            _write_state(self.model, self._good_state)
+        self._kept.bring_back(self.model)
         warnings.warn(
             f"The loss became NaN or infinite in epoch {epoch + 1}: training stops, and "
             "the state at the end of the last good epoch is back in place. Try a smaller "
@@ -172,7 +185,22 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _steps(self) -> int:
         """Steps an epoch; 0 when nobody knows."""
-        return self.params.get("steps") or getattr(self.model, "steps_per_epoch", None) or 0
+        return self.params.get("steps") or self._known_steps() or 0
+
+    def _known_steps(self) -> int | None:
+        """Steps an epoch, as the wrapper's `fit` has counted them."""
+        return next((s.steps_per_epoch for s in self._sharings if s.steps_per_epoch), None)
+
+    def _is_due(self, batch: int) -> bool:
+        """Whether held losses are old, or were evaluated with a rather different tau."""
+        period = min(sharing.renewal_period for sharing in self._sharings)
+        change = abs(self._factor - self._renewed_factor)
+        return batch - self._renewed >= period or change > 0.1 * self._renewed_factor
+
+    def _renew(self, batch: int = 0) -> None:
+        self._renewed, self._renewed_factor = batch, self._factor
+        for sharing in self._sharings:
+            sharing.renew()
 
     def _stride(self) -> int:
         steps = self._steps() or 1
@@ -182,8 +210,8 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _settle_complexity_weights(self) -> None:
         steps = (self._steps() or 1000) * (self.params.get("epochs") or 1)
         rate = peak_learning_rate(self.model.optimizer, steps)
-        for part in self._parts:
-            part.settle_complexity_weight(rate)
+        for sharing in self._sharings:
+            sharing.settle_complexity_weight(rate)
 
     def _schedules(self) -> tuple[Schedule, ...]:
         return self.complexity, self.stddev, self.assignment, self.snap, self.dither
@@ -198,32 +226,33 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             )
         return steps * (self.params.get("epochs") or 1)
 
-    def _apply(self, fraction: float) -> None:
-        factor, snap = self.complexity(fraction), self.snap(fraction)
-        dither = self.dither(fraction)
-        for part in self._parts:
-            part.complexity_weight.assign((part.base_complexity_weight or 0.0) * factor)
-            part.snap.assign(snap)
-            part.dither.assign(dither)
-            for prior in part.priors:
-                prior.set_widths(self.stddev(fraction), self.assignment(fraction))
+    def _apply(self, fraction: float, batch: int = 0) -> None:
+        self._applied, self._factor = batch, self.complexity(fraction)
+        for sharing in self._sharings:
+            sharing.anneal(
+                complexity=self._factor,
+                snap=self.snap(fraction),
+                dither=self.dither(fraction),
+            )
+            for group in sharing.groups:
+                group.prior.set_widths(self.stddev(fraction), self.assignment(fraction))
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
         complexity = sum(
-            _number(part.complexity_sum) / max(_number(part.steps) - first, 1.0)
-            for part, first in zip(self._parts, self._first_steps, strict=True)
+            _number(sharing.complexity_sum) / max(_number(sharing.steps) - first, 1.0)
+            for sharing, first in zip(self._sharings, self._first_steps, strict=True)
         )
-        histograms = [counts for part in self._parts for counts in _counts(part)]
-        total = sum(counts.sum() for counts in histograms)
-        bits = sum(entropy_bits(counts) * counts.sum() for counts in histograms)
-        priors = [prior for part in self._parts for prior in part.priors]
+        groups = [group for sharing in self._sharings for group in sharing.groups]
+        counts = [group.counts() for group in groups]
+        total = sum(of_group.sum() for of_group in counts)
+        bits = sum(entropy_bits(of_group) * of_group.sum() for of_group in counts)
         return {
             "error_loss": float(logs.get("loss", 0.0)) - complexity,
             "complexity_loss": complexity,
-            "num_components": sum(prior.alive_slots.size for prior in priors),
-            "zeros": float(sum(counts[0] for counts in histograms) / total),
+            "num_components": sum(group.prior.alive_slots.size for group in groups),
+            "zeros": float(sum(of_group[0] for of_group in counts) / total),
             "bits_per_weight": float(bits / total),
-            "snap": _number(self._parts[0].snap),
+            "snap": _number(self._sharings[0].snap),
         }
 
 
@@ -247,53 +276,3 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
 
 def _number(scalar: keras.Variable) -> float:
     return float(ops.convert_to_numpy(scalar))
-
-
-def _counts(model: SoftWeightSharing) -> list[NDArray[np.intp]]:
-    """Number of weights in each slot, shape (K,), of every prior."""
-    return [
-        np.bincount(
-            np.concatenate([part.reshape(-1) for part in slots]),
-            minlength=prior.num_components,
-        )
-        for prior, slots in zip(model.priors, model.assignments(), strict=True)
-    ]
-
-
-def _merge(prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: float) -> None:
-    """Lets unused components die and makes near-identical ones one."""
-    slots = prior.alive_slots
-    used = counts[slots] > 0
-    used[0] = True
-    mixture = prior.mixture().select(used)
-    slots = slots[used]
-    groups = mixture.merge_groups(threshold)
-    if len(groups) < prior.alive_slots.size:
-        order = np.argsort([group[0] for group in groups])
-        groups = [groups[i] for i in order]
-        prior.set_mixture(mixture.merge(groups), slots[[group[0] for group in groups]])
-
-
-def _state_variables(model: SoftWeightSharing) -> list[keras.Variable]:
-    variables = getattr(model.optimizer, "variables", [])
-    # In tf_keras it may be a method.
-    return [*model.variables, *(variables() if callable(variables) else variables)]
-
-
-def _read_state(model: SoftWeightSharing) -> list[NDArray]:
-    return [_values(v) for v in _state_variables(model)]
-
-
-def _values(variable: Any) -> NDArray:
-    """The values of a Keras 3 variable, or of a tf.Variable that may have replicas."""
-    is_keras3 = isinstance(variable, keras.Variable)
-    return ops.convert_to_numpy(variable) if is_keras3 else np.asarray(variable.numpy())
-
-
-def _write_state(model: SoftWeightSharing, state: list[NDArray]) -> None:
-    for variable, value in zip(_state_variables(model), state, strict=True):
-        variable.assign(value)
-
-
-def _is_finite(model: SoftWeightSharing) -> bool:
-    return all(np.all(np.isfinite(_values(v))) for v in model.trainable_variables)

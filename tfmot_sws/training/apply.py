@@ -2,17 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
-from keras import ops
 
+from tfmot_sws.models.libraries import Library, library_of
 from tfmot_sws.models.selection import Selector, check_finite, choose_weights, group_by_scope
-from tfmot_sws.models.views import is_layer_of_tf_keras, is_tf_keras, is_wrapped, view_of
+from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.hyperpriors import BetaHyperprior
 from tfmot_sws.prior.options import PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training.shared_step import share_weights
 from tfmot_sws.training.wrapper import SoftWeightSharing
+
+
+@dataclasses.dataclass(frozen=True)
+class SharingSettings:
+    """The arguments of `apply_soft_weight_sharing`; see there."""
+
+    num_components: int
+    complexity_weight: float | None
+    train_size: int | None
+    include: Selector | None
+    exclude: Selector | None
+    scope: str
+    zero_proportion: float | BetaHyperprior
+    options: PriorOptions | None
+    preserve_sparsity: bool
+
+    def __post_init__(self) -> None:
+        for name in ("complexity_weight", "train_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")
+
+    def make_prior(self) -> GaussianMixturePrior:
+        """A mixture that has seen no weights yet."""
+        return GaussianMixturePrior(
+            self.num_components, zero_proportion=self.zero_proportion, options=self.options
+        )
+
+    def of_step(self) -> dict[str, Any]:
+        """Those that the training step depends on, as `WeightSharing` takes them."""
+        names = ("complexity_weight", "train_size", "preserve_sparsity")
+        return {name: getattr(self, name) for name in names}
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values; predicates are left out, which no file can hold."""
+        selectors = {"include": self.include, "exclude": self.exclude}
+        return {
+            "prior": self.make_prior().get_config(),
+            **{k: s if isinstance(s, str) else None for k, s in selectors.items()},
+            "scope": self.scope,
+            **self.of_step(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SharingSettings:
+        """The inverse of `to_config`."""
+        config = dict(config)
+        prior = GaussianMixturePrior.from_config(config.pop("prior"))
+        names = ("num_components", "zero_proportion", "options")
+        return cls(**{name: getattr(prior, name) for name in names}, **config)
 
 
 def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
@@ -81,72 +133,52 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression",
         ICLR 2017.
     """
-    if complexity_weight is not None:
-        _check_positive("complexity_weight", complexity_weight)
-    if train_size is not None:
-        _check_positive("train_size", train_size)
-
-    def make_prior() -> GaussianMixturePrior:
-        return GaussianMixturePrior(
-            num_components, zero_proportion=zero_proportion, options=options
-        )
-
-    if is_layer_of_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter.layer_wrapper import LayerSettings, wrap_layers
-
-        settings = LayerSettings(
-            complexity_weight, train_size, include, exclude, preserve_sparsity
-        )
-        return wrap_layers(model, make_prior, settings)
-    _check_model(model)
-    view = view_of(model)
-    choices = choose_weights(view, include, exclude)
-    wrapper: Any = SoftWeightSharing
-    if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter import model_wrapper as tf_keras_wrapper
-        from tfmot_sws.tf_keras_adapter import variable_places as places
-
-        wrapper = tf_keras_wrapper.SoftWeightSharing
-        choices = places.only_replaceable(model, choices)
-    groups = group_by_scope(choices, scope)
-    check_finite(view)
-    priors = [make_prior() for _ in groups]
-    wrapped = wrapper(
-        model,
-        priors,
-        groups,
-        choices,
-        complexity_weight=complexity_weight,
-        train_size=train_size,
-        preserve_sparsity=preserve_sparsity,
+    settings = SharingSettings(
+        num_components,
+        complexity_weight,
+        train_size,
+        include,
+        exclude,
+        scope,
+        zero_proportion,
+        options,
+        preserve_sparsity,
     )
-    for prior, variables in zip(priors, wrapped.shared_variables, strict=True):
-        prior.fit_initial([ops.convert_to_numpy(v) for v in variables])
-    return wrapped
+    wrap = _library_of(model).wrap or _wrap
+    return wrap(model, settings)
 
 
-def _check_model(model: Any) -> None:
+def _library_of(model: Any) -> Library:
+    """The library of a model, or of the first of a list of layers."""
+    return library_of(model[0] if isinstance(model, list) and model else model)
+
+
+def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
+    """The wrapper of a Keras 3 model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"A keras.Model is expected; received {type(model).__name__}. Wrap a single "
+            "layer in keras.Sequential first."
+        )
+    check_wrappable(model)
+    choices = choose_weights(model, settings.include, settings.exclude)
+    positions = group_by_scope(choices, settings.scope)
+    check_finite(model)
+    sharing = share_weights(
+        model, choices, positions, settings.make_prior, **settings.of_step()
+    )
+    return SoftWeightSharing(model, sharing)
+
+
+def check_wrappable(model: Any) -> None:
+    """Raises `ValueError` if a model is wrapped already, or has no weights yet."""
     if is_wrapped(model):
         raise ValueError(
             f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
             "it with strip_soft_weight_sharing before wrapping again."
-        )
-    if is_tf_keras(model):
-        from tfmot_sws.tf_keras_adapter.model_wrapper import check_model
-
-        check_model(model)
-    elif not isinstance(model, keras.Model):
-        raise TypeError(
-            f"A keras.Model is expected; received {type(model).__name__}. Wrap a single "
-            "layer in keras.Sequential first."
         )
     if not model.built or not model.weights:
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights yet. Call it once on "
             "a batch of data, or call model.build(input_shape)."
         )
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import keras
 import numpy as np
+
+from tfmot_sws.models.libraries import library_of
 
 # Where the default was found: 55,000 examples, Adam with a peak rate of 8e-3, soft targets.
 _WEIGHT, _TRAIN_SIZE, _LEARNING_RATE = 0.09, 50_000, 8e-3
@@ -14,24 +14,33 @@ _WEIGHT, _TRAIN_SIZE, _LEARNING_RATE = 0.09, 50_000, 8e-3
 _USUAL_LEARNING_RATE = 1e-3
 
 
-def default_complexity_weight(
-    train_size: int, learning_rate: float = _USUAL_LEARNING_RATE
-) -> float:
-    """The complexity weight tau when none is given.
+def resolve(
+    given: float | None, train_size: int | None, learning_rate: float = _USUAL_LEARNING_RATE
+) -> float | None:
+    """The complexity weight tau: the one that is given, or the default.
 
-    0.09 sqrt(min(1, N / 50,000)) min(1, rate / 0.008). A high rate lets weights cross often
-    between clusters, so the same accuracy needs fewer of them, and tau can be larger.
+    The default is 0.09 sqrt(min(1, N / 50,000)) min(1, rate / 0.008). tau / N is what the
+    Bayesian reading asks for, with tau = 1; in practice tau must be smaller, and one that
+    suits 60,000 examples is far too strong for 1,000, since N is the denominator: hence the
+    root of N. A high rate lets weights cross often between clusters, so the same accuracy
+    needs fewer of them, and tau can be larger. See docs/experiments.md.
 
     Args:
-        train_size: N >= 1, the number of training examples.
+        given: tau > 0, or `None` for the default.
+        train_size: N >= 1, the number of training examples; `None` while unknown.
         learning_rate: the optimizer's highest rate in the training, > 0.
 
+    Returns:
+        tau, or `None` if neither it nor N is known.
+
     Example:
-        >>> [default_complexity_weight(n, 8e-3) for n in (60_000, 12_500)]
+        >>> [resolve(None, n, 8e-3) for n in (60_000, 12_500)]
         [0.09, 0.045]
-        >>> default_complexity_weight(60_000, 2e-3)
-        0.0225
+        >>> resolve(None, 60_000, 2e-3), resolve(0.01, 60_000), resolve(None, None)
+        (0.0225, 0.01, None)
     """
+    if given is not None or train_size is None:
+        return given
     data = min(1.0, train_size / _TRAIN_SIZE) ** 0.5
     return _WEIGHT * data * min(1.0, learning_rate / _LEARNING_RATE)
 
@@ -57,7 +66,7 @@ def peak_learning_rate(optimizer: Any, num_steps: int) -> float:
     if not isinstance(rate, dict):
         return float(rate)
     try:
-        schedule = _library(optimizer).optimizers.schedules.deserialize(rate)
+        schedule = library_of(optimizer).schedules.deserialize(rate)
     except (TypeError, ValueError):
         schedule = None
     if not callable(schedule):
@@ -65,9 +74,3 @@ def peak_learning_rate(optimizer: Any, num_steps: int) -> float:
         return float(np.asarray(optimizer.learning_rate)) or _USUAL_LEARNING_RATE
     steps = np.unique(np.linspace(0, num_steps, 101).astype(int))
     return max(float(np.asarray(schedule(step))) for step in steps)
-
-
-def _library(optimizer: Any) -> Any:
-    """Keras 3, or the tf_keras that an optimizer has come from."""
-    bases = {base.__module__.partition(".")[0] for base in type(optimizer).__mro__}
-    return sys.modules["tf_keras"] if "tf_keras" in bases else keras

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tfmot_sws.training.anneal import AnnealAndMerge, put_first
 from tfmot_sws.training.train_size import count_examples, count_steps
 
 
@@ -28,19 +29,18 @@ def fit_arguments(
         kwargs: named arguments.
         count: counts the training examples, as `count_examples` does.
     """
-    from tfmot_sws.training.anneal import AnnealAndMerge, put_first
-
     arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
     arguments.pop("self")
-    if model.train_size is None:
+    if model.sharing.train_size is None:
         train_size = count(
             arguments.get("x"),
             batch_size=arguments.get("batch_size"),
             steps_per_epoch=arguments.get("steps_per_epoch"),
             validation_split=arguments.get("validation_split") or 0.0,
         )
-        model._set_train_size(train_size)
-    model.steps_per_epoch = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
+        model.sharing.set_train_size(train_size)
+    steps = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
+    model.sharing.steps_per_epoch = steps
     callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
     if added:
         warnings.warn(

@@ -1,168 +1,157 @@
-"""What the wrappers of Keras 3 and of tf_keras have in common: a step's mathematics."""
+"""What one training step computes under soft weight-sharing, for Keras 3 and tf_keras alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from tfmot_sws.backend.compilation import in_compiled_step, last_gradient
 from tfmot_sws.models.selection import WeightChoice
-from tfmot_sws.prior.held_loss import HeldGradients
 from tfmot_sws.prior.trainable import GaussianMixturePrior
-from tfmot_sws.training.complexity_weight import default_complexity_weight
+from tfmot_sws.training.complexity_weight import resolve
+from tfmot_sws.training.groups import WeightGroup
 
 Tensor = Any
 
 
-class Sharing:
-    """Mixtures over the weights of a model or layer, and what a step computes with them.
+class WeightSharing(keras.layers.Layer):
+    """The mixtures over the weights of one model, and what a step computes with them.
 
-    A mixin. The wrapper has `inner`, whose weights are shared, and `shared_variables`, and
-    keeps what `_sharing_state` returns under the same names.
+    A layer of Keras 3 that is never called: it tracks and saves the mixtures' variables.
+
+    Args:
+        weights: the model's variables, in the order of its `weights`.
+        choices: what was decided about each of them.
+        groups: for each mixture its prior and the positions of its variables in `weights`.
+        complexity_weight: tau, the value that schedules scale; `None` for the default.
+        train_size: N, or `None` while unknown.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
+
+    Attributes:
+        groups: `WeightGroup` records.
+        choices: `WeightChoice` records of all weights.
+        complexity_weight: variable, tau as it is at present.
+        snap: variable, the share of the way from a weight to its mean, 0 to 1.
+        dither: variable, the noise on the assignment in training, in assignment widths.
+        steps: variable, the number of training steps so far, from which the noise follows.
+        complexity_sum: variable, the complexity losses of an epoch's steps so far.
+        is_renewed: whether a callback renews the held losses during this training. If
+            none does, as in a training loop of the user's own, each step evaluates them.
     """
 
-    shared_variables: Any
-    priors: list[GaussianMixturePrior]
-    held_gradients: list[HeldGradients]
-    shared_weights: list[WeightChoice]
-    base_complexity_weight: float | None
-    train_size: int | None
-    steps_per_epoch: int | None
-    preserve_sparsity: bool
-    complexity_weight: keras.Variable
-    snap: keras.Variable
-    dither: keras.Variable
-    steps: keras.Variable
-    complexity_sum: keras.Variable
-    _groups: list[list[int]]
-
-    @staticmethod
-    def _sharing_state(
-        variables: list[list[Any]],
-        priors: list[GaussianMixturePrior],
-        groups: list[list[int]],
-        choices: list[WeightChoice],
-        make_scalar: Callable[[str, float], keras.Variable],
+    def __init__(
+        self,
+        weights: Sequence[Any],
+        choices: Sequence[WeightChoice],
+        groups: Sequence[tuple[GaussianMixturePrior, list[int]]],
         *,
-        complexity_weight: float | None,
-        train_size: int | None,
-        preserve_sparsity: bool,
-    ) -> dict[str, Any]:
-        """The attributes of a wrapper, by name.
-
-        Args:
-            variables: the shared ones, one list a mixture.
-            priors: one a group.
-            groups: positions in `inner.weights` of each group's shared variables.
-            choices: what was decided about each of `inner.weights`.
-            make_scalar: makes a variable of a name and a first value.
-            complexity_weight: tau, or `None` for the default.
-            train_size: N, or `None` while unknown.
-            preserve_sparsity: whether weights of kernels that are zero stay zero.
-        """
-        if complexity_weight is not None:
-            tau = complexity_weight
-        else:
-            tau = default_complexity_weight(train_size) if train_size is not None else 0.0
-        firsts = {
-            "complexity_weight": tau,
-            "snap": 0.0,
-            "dither": 0.0,
-            "steps": 0.0,
-            "complexity_sum": 0.0,
-        }
-        return {
-            "priors": list(priors),
-            "held_gradients": [
-                HeldGradients.of(prior, [tuple(v.shape) for v in members])
-                for prior, members in zip(priors, variables, strict=True)
-            ],
-            "shared_weights": list(choices),
-            "base_complexity_weight": complexity_weight,
-            "train_size": train_size,
-            "steps_per_epoch": None,
-            "preserve_sparsity": preserve_sparsity,
-            "_groups": [list(group) for group in groups],
-            **{name: make_scalar(name, value) for name, value in firsts.items()},
-        }
-
-    def _set_train_size(self, train_size: int) -> None:
+        complexity_weight: float | None = None,
+        train_size: int | None = None,
+        preserve_sparsity: bool = False,
+    ) -> None:
+        super().__init__(name="sharing", dtype="float32", autocast=False)
+        self.choices = tuple(choices)
+        self.base_complexity_weight = complexity_weight
         self.train_size = train_size
-        if self.base_complexity_weight is None:
-            self.complexity_weight.assign(default_complexity_weight(train_size))
+        self.steps_per_epoch: int | None = None
+        self.preserve_sparsity = preserve_sparsity
+        self.groups = tuple(
+            WeightGroup.over(weights, positions, prior, preserve_sparsity=preserve_sparsity)
+            for prior, positions in groups
+        )
+        # Keras saves the layers in public attributes, not those in records.
+        self.tracked_layers = [
+            layer for group in self.groups for layer in (group.prior, group.held)
+        ]
+        self.complexity_weight = self._scalar("complexity_weight")
+        self.snap = self._scalar("snap")
+        self.dither = self._scalar("dither")
+        self.steps = self._scalar("steps")
+        self.complexity_sum = self._scalar("complexity_sum")
+        self.is_renewed = False
+        self.built = True
+        self.complexity_weight.assign(resolve(complexity_weight, train_size) or 0.0)
+
+    def _scalar(self, name: str) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    def set_train_size(self, train_size: int) -> None:
+        """Sets N, and with it the default tau."""
+        self.train_size = train_size
+        self.complexity_weight.assign(resolve(self.base_complexity_weight, train_size) or 0.0)
 
     def settle_complexity_weight(self, learning_rate: float) -> None:
-        """Fixes the tau that schedules scale, if none was given; `AnnealAndMerge` does so."""
-        if self.base_complexity_weight is None and self.train_size is not None:
-            self.base_complexity_weight = default_complexity_weight(
-                self.train_size, learning_rate
-            )
+        """Fixes the tau that schedules scale, if none was given."""
+        self.base_complexity_weight = resolve(
+            self.base_complexity_weight, self.train_size, learning_rate
+        )
 
-    def assignments(self) -> list[list[NDArray[np.int32]]]:
-        """The component slot of every shared weight: arrays shaped as `shared_variables`."""
-        slots = []
-        for prior, variables in zip(self.priors, self.shared_variables, strict=True):
-            flat = ops.convert_to_numpy(prior.assign(_join(variables)))
-            ends = np.cumsum([np.prod(v.shape, dtype=int) for v in variables])
-            parts = np.split(flat, ends[:-1])
-            shaped = [p.reshape(v.shape) for p, v in zip(parts, variables, strict=True)]
-            for variable, part in zip(variables, shaped, strict=True):
-                if self._keeps_zeros(variable):
-                    part[ops.convert_to_numpy(variable) == 0] = 0
-            slots.append(shaped)
-        return slots
+    def anneal(self, *, complexity: float, snap: float, dither: float) -> None:
+        """Sets what schedules give: the factor on tau, the snap and the dither."""
+        self.complexity_weight.assign((self.base_complexity_weight or 0.0) * complexity)
+        self.snap.assign(snap)
+        self.dither.assign(dither)
 
-    def _keeps_zeros(self, variable: keras.Variable) -> bool:
-        return self.preserve_sparsity and len(variable.shape) > 1
+    @property
+    def renewal_period(self) -> int:
+        """Steps from one renewal of the held losses to the next."""
+        return min(group.prior.options.renewal_period for group in self.groups)
 
-    def _without_zeros(self, variable: keras.Variable, tensor: Tensor) -> Tensor:
-        """The tensor, but zero and without a gradient where a zero is to be kept."""
-        if not self._keeps_zeros(variable):
-            return tensor
-        return ops.where(ops.equal(variable, 0), ops.zeros_like(tensor), tensor)
+    def renew(self) -> None:
+        """Evaluates the mixtures' losses and their gradients, which steps then hold."""
+        factor = self._loss_factor()
+        for group in self.groups:
+            group.held.renew(group.prior, group.variables, factor)
 
-    def _share_step(
-        self, *, training: bool
-    ) -> tuple[list[tuple[keras.Variable, Tensor]], list[Tensor]]:
+    def step(self, *, training: bool) -> tuple[list[tuple[Any, Tensor]], list[Tensor]]:
         """The snapped weights, each with its variable; in training also the complexity loss.
 
         The mixture's variables, and the number of the step, must be read once only. While
-        the prior's pull is held, the update of a variable depends on no other reading of
-        it, and TensorFlow's graph optimizer then drops the rule that the reading comes
-        first: the snap would at times see the mixture of the next step.
+        a loss is held, the update of a variable depends on no other reading of it, and
+        TensorFlow's graph optimizer then drops the rule that the reading comes first: the
+        snap would at times see the mixture of the next step.
         """
-        share, step = self.snap.value, self.steps.value
+        snap, step = self.snap.value, self.steps.value
         dither = self.dither.value if training else None
-        snapped: list[tuple[keras.Variable, Tensor]] = []
         factor = self._loss_factor() if training else None
+        snapped: list[tuple[Any, Tensor]] = []
         losses = []
-        for prior, held, variables in zip(
-            self.priors, self.held_gradients, self.shared_variables, strict=True
-        ):
-            mixture = prior.tensors()
-            weights = [self._without_zeros(v, ops.cast(v, "float32")) for v in variables]
+        for group in self.groups:
+            mixture, weights = group.prior.tensors(), group.tensors()
             if training:
-                loss = held.complexity_loss(prior, weights, factor, mixture)
+                loss = self._complexity_loss(group, weights, mixture, factor)
                 if in_compiled_step():
-                    # The means' gradient reads the weights. Were it not to come first, XLA
-                    # would copy them all before it updates them.
+                    # The means' gradient reads the weights. Unless it comes first, XLA
+                    # copies all weights before it updates them.
                     means, loss = last_gradient(mixture.means, loss)
                     mixture = mixture._replace(means=means)
                 losses.append(loss)
-            moved = prior.snap(weights, share, dither=dither, step=step, mixture=mixture)
-            for v, tensor in zip(variables, moved, strict=True):
-                snapped.append((v, self._without_zeros(v, ops.cast(tensor, v.dtype))))
+            moved = group.prior.snap(weights, snap, dither=dither, step=step, mixture=mixture)
+            for v, tensor in zip(group.variables, moved, strict=True):
+                snapped.append((v, group.without_zeros(v, ops.cast(tensor, v.dtype))))
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
-        loss = sum(losses)
-        self.complexity_sum.assign_add(ops.stop_gradient(loss))
-        return snapped, [loss]
+        total = sum(losses)
+        self.complexity_sum.assign_add(ops.stop_gradient(total))
+        return snapped, [total]
+
+    def _complexity_loss(
+        self, group: WeightGroup, weights: list[Tensor], mixture: Any, factor: Tensor
+    ) -> Tensor:
+        if self.is_renewed:
+            return group.held.complexity_loss(group.prior, weights, factor, mixture)
+        return factor * group.prior.complexity_loss(weights, mixture)
 
     def _loss_factor(self) -> Tensor:
         """tau / N, by which the priors' losses enter the training loss."""
@@ -174,22 +163,48 @@ class Sharing:
             )
         return self.complexity_weight.value / float(self.train_size)
 
-    def _sharing_config(self) -> dict[str, Any]:
-        """What a wrapper's configuration says beyond `inner` and `priors`."""
+    def get_config(self) -> dict[str, Any]:
+        """Configuration; `from_config` takes it together with the model's variables."""
         return {
-            "groups": self._groups,
-            "choices": [vars(choice) for choice in self.shared_weights],
+            "choices": [vars(choice) for choice in self.choices],
+            "groups": [(g.prior.get_config(), list(g.positions)) for g in self.groups],
             "complexity_weight": self.base_complexity_weight,
             "train_size": self.train_size,
             "preserve_sparsity": self.preserve_sparsity,
         }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], weights: Sequence[Any] = ()) -> WeightSharing:
+        """The inverse of `get_config`, over the variables of the model."""
+        config = dict(config)
+        choices = [
+            WeightChoice(**{**c, "shape": tuple(c["shape"])}) for c in config.pop("choices")
+        ]
+        groups = [
+            (GaussianMixturePrior.from_config(prior), positions)
+            for prior, positions in config.pop("groups")
+        ]
+        return cls(weights, choices, groups, **config)
 
-def choices_from_config(choices: list[dict[str, Any]]) -> list[WeightChoice]:
-    """The records that `_sharing_config` has turned into dictionaries."""
-    return [WeightChoice(**{**choice, "shape": tuple(choice["shape"])}) for choice in choices]
 
+def share_weights(
+    view: Any,
+    choices: Sequence[WeightChoice],
+    positions: Sequence[list[int]],
+    make_prior: Callable[[], GaussianMixturePrior],
+    **settings: Any,
+) -> WeightSharing:
+    """Mixtures laid over the pretrained weights of a model.
 
-def _join(variables: list[keras.Variable]) -> Tensor:
-    """All entries of some variables as one flat float32 tensor."""
-    return ops.concatenate([ops.reshape(ops.cast(v, "float32"), (-1,)) for v in variables])
+    Args:
+        view: the model's variables, as of `view_of`.
+        choices: what was decided about each of `view.weights`.
+        positions: of the variables of each mixture in `view.weights`.
+        make_prior: makes a mixture.
+        settings: as of `WeightSharing`.
+    """
+    groups = [(make_prior(), group) for group in positions]
+    sharing = WeightSharing(view.weights, choices, groups, **settings)
+    for group in sharing.groups:
+        group.fit_initial()
+    return sharing

@@ -7,12 +7,12 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
+from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
-from tfmot_sws.models.views import is_wrapped, view_of, wrapped_parts
-from tfmot_sws.training.wrapper import SoftWeightSharing
+from tfmot_sws.models.wrapped import Wrapped, is_wrapped, wrapped_parts
 
 
-def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
+def strip_soft_weight_sharing(model: Wrapped) -> keras.Model:
     """A plain Keras model in which every shared weight is its component's mean.
 
     Use it after `fit`. The wrapped model stays as it is and can train on.
@@ -42,9 +42,8 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
             "stripping it now would round pretrained weights to a few values. Call "
             "fit(..., callbacks=[AnnealAndMerge()]) first."
         )
-    if not is_wrapped(model):
-        from tfmot_sws.tf_keras_adapter.layer_wrapper import strip_layers
-
+    strip_layers = library_of(model).strip_layers
+    if not is_wrapped(model) and strip_layers:
         return copy_float32(strip_layers(model))
     plain = float32_clone(model.inner)
     for values, target in zip(stripped_values(model), view_of(plain).variables, strict=True):
@@ -53,15 +52,14 @@ def strip_soft_weight_sharing(model: SoftWeightSharing) -> keras.Model:
     return plain
 
 
-def stripped_values(wrapper: SoftWeightSharing) -> list[NDArray]:
+def stripped_values(wrapper: Wrapped) -> list[NDArray]:
     """The values of `wrapper.inner.variables`, shared weights being components' means."""
-    sources = getattr(wrapper, "inner_view", wrapper.inner).variables
-    values = {id(v): ops.convert_to_numpy(v) for v in sources}
-    groups = zip(wrapper.priors, wrapper.shared_variables, wrapper.assignments(), strict=True)
-    for prior, variables, slots in groups:
-        means = ops.convert_to_numpy(prior.tensors().means)
-        values.update({id(v): means[part] for v, part in zip(variables, slots, strict=True)})
-    return [values[id(v)] for v in sources]
+    sources = view_of(wrapper.inner).variables
+    values = {id(native(v)): ops.convert_to_numpy(v) for v in sources}
+    for group in wrapper.groups:
+        pairs = zip(group.variables, group.clustered_values(), strict=True)
+        values.update({id(native(v)): clustered for v, clustered in pairs})
+    return [values[id(native(v))] for v in sources]
 
 
 def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:

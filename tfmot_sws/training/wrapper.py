@@ -1,4 +1,4 @@
-"""The wrapper: a Keras model whose weights are drawn towards a mixture as it trains."""
+"""The wrapper of a Keras 3 model: it trains, saves and loads as any Keras model does."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 import keras
 
 from tfmot_sws.backend.compilation import compiled_step
-from tfmot_sws.models.selection import WeightChoice
-from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.models.wrapped import Wrapped
 from tfmot_sws.training.fit_arguments import fit_arguments
 from tfmot_sws.training.replica_losses import ReplicaLosses
-from tfmot_sws.training.shared_step import Sharing, choices_from_config
+from tfmot_sws.training.shared_step import WeightSharing
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="tfmot_sws")
-class SoftWeightSharing(Sharing, keras.Model):
+class SoftWeightSharing(Wrapped, keras.Model):
     """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
 
     It calls the wrapped model with its shared weights moved towards their components'
@@ -26,61 +25,26 @@ class SoftWeightSharing(Sharing, keras.Model):
 
     Args:
         inner: the user's model.
-        priors: one a group.
-        groups: positions in `inner.weights` of each group's shared variables.
-        choices: what was decided about each of `inner.weights`.
-        complexity_weight: tau, the value that schedules scale; `None` for the default.
-        train_size: N, or `None` while unknown.
-        preserve_sparsity: whether weights of kernels that are zero stay zero.
+        sharing: the mixtures over its weights.
 
     Attributes:
-        inner: the user's model.
-        priors: the mixtures with their hyperpriors.
-        shared_weights: `WeightChoice` records: what is shared, what not, and why.
+        groups: records of each mixture: `prior`, `variables`, `assignments()`.
+        weight_choices: `WeightChoice` records: what is shared, what not, and why.
         complexity_weight: variable, tau as it is at present.
         snap: variable, the share of the way from w to its mean, from 0 to 1.
-        dither: variable, the noise on the assignment in training, in assignment widths.
-        steps: variable, the number of training steps so far, from which the noise follows.
+        train_size: N, or `None` while unknown.
     """
 
     def __init__(
-        self,
-        inner: keras.Model,
-        priors: list[GaussianMixturePrior],
-        groups: list[list[int]],
-        choices: list[WeightChoice],
-        *,
-        name: str | None = None,
-        **settings: Any,
+        self, inner: keras.Model, sharing: WeightSharing, *, name: str | None = None
     ) -> None:
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype=inner.dtype_policy, autocast=False)
         self.inner = inner
-        variables = [[inner.weights[position] for position in group] for group in groups]
-        state = self._sharing_state(
-            variables, priors, groups, choices, self._scalar, **settings
-        )
-        for attribute, value in state.items():
-            setattr(self, attribute, value)
+        self.sharing = sharing
         self.supports_masking = True
         self._replica_losses = ReplicaLosses()
         self.built = True
-
-    def _scalar(self, name: str, value: float) -> keras.Variable:
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype="float32",
-            initializer=keras.initializers.Constant(float(value)),
-            trainable=False,
-            aggregation="only_first_replica",
-        )
-
-    @property
-    def shared_variables(self) -> list[list[keras.Variable]]:
-        """The shared variables of the wrapped model, one list a mixture."""
-        weights = self.inner.weights
-        return [[weights[position] for position in group] for group in self._groups]
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is left to build: the wrapped model and the priors are built."""
@@ -89,7 +53,7 @@ class SoftWeightSharing(Sharing, keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Calls the wrapped model with snapped weights; adds the losses in training."""
         with compiled_step(bool(self.compiled and self.jit_compile)):
-            shared, complexity = self._share_step(training=bool(training))
+            shared, complexity = self.sharing.step(training=bool(training))
         taken = {id(variable) for variable, _ in shared}
         others = [v for v in self.inner.variables if id(v) not in taken]
         scope = keras.StatelessScope(
@@ -143,12 +107,16 @@ class SoftWeightSharing(Sharing, keras.Model):
         _check_strategy(self)
         return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
 
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`, with the complexity loss of the present weights."""
+        self.sharing.renew()
+        return super().train_on_batch(*args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
         return {
             "inner": keras.saving.serialize_keras_object(self.inner),
-            "priors": [keras.saving.serialize_keras_object(p) for p in self.priors],
-            **self._sharing_config(),
+            "sharing": self.sharing.get_config(),
             "name": self.name,
         }
 
@@ -157,11 +125,9 @@ class SoftWeightSharing(Sharing, keras.Model):
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> SoftWeightSharing:
         """The inverse of `get_config`."""
-        config = dict(config)
-        inner = keras.saving.deserialize_keras_object(config.pop("inner"), custom_objects)
-        priors = [keras.saving.deserialize_keras_object(p) for p in config.pop("priors")]
-        choices = choices_from_config(config.pop("choices"))
-        return cls(inner, priors, config.pop("groups"), choices, **config)
+        inner = keras.saving.deserialize_keras_object(config["inner"], custom_objects)
+        sharing = WeightSharing.from_config(config["sharing"], inner.weights)
+        return cls(inner, sharing, name=config["name"])
 
 
 def _whole_step_gains_from_jit() -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.style import DENSITY, OTHERS, ZERO, new_axes, tidy
@@ -212,6 +212,6 @@ class Bands:
 
 
 def _own_mixture(model: Any) -> GaussianMixture | None:
-    if is_wrapped(model) and len(model.priors) == 1:
-        return model.priors[0].mixture()
+    if is_wrapped(model) and len(model.groups) == 1:
+        return model.groups[0].prior.mixture()
     return None

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.visualization.counts import Movement, reach_of
 from tfmot_sws.visualization.movement import MovementPanels
@@ -144,8 +144,8 @@ class WeightMovementRecorder(keras.callbacks.Callback):
 
     def _add_frame(self) -> None:
         movement = Movement.count(self._before, self._read(), self._reaches, self.bins)
-        priors = self.model.priors
-        mixture = priors[0].mixture() if len(priors) == 1 else None
+        groups = self.model.groups
+        mixture = groups[0].prior.mixture() if len(groups) == 1 else None
         self._frames.append((self._epoch, movement, mixture))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.models.views import is_wrapped
+from tfmot_sws.models.wrapped import is_wrapped
 
 
 class SoftWeightSharingSummaries(keras.callbacks.Callback):
@@ -77,9 +77,9 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         scalars = {f"epoch/{name}": float(value) for name, value in logs.items()}
         for name in ("snap", "complexity_weight"):
             scalars[f"schedule/{name}"] = float(ops.convert_to_numpy(getattr(model, name)))
-        for p, prior in enumerate(model.priors):
-            mixture = prior.mixture()
-            group = "mixture" if len(model.priors) == 1 else f"mixture_{p}"
+        for number, group in enumerate(model.groups):
+            prior, mixture = group.prior, group.prior.mixture()
+            name = "mixture" if len(model.groups) == 1 else f"mixture_{number}"
             columns = zip(
                 prior.alive_slots,
                 mixture.means,
@@ -88,13 +88,13 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
                 strict=True,
             )
             for slot, mean, stddev, proportion in columns:
-                scalars[f"{group}_mean/{slot:02d}"] = mean
-                scalars[f"{group}_stddev/{slot:02d}"] = stddev
-                scalars[f"{group}_proportion/{slot:02d}"] = proportion
+                scalars[f"{name}_mean/{slot:02d}"] = mean
+                scalars[f"{name}_stddev/{slot:02d}"] = stddev
+                scalars[f"{name}_proportion/{slot:02d}"] = proportion
         return scalars
 
     def _weights(self) -> dict[str, NDArray]:
-        variables = [v for group in self.model.shared_variables for v in group]
+        variables = [v for group in self.model.groups for v in group.variables]
         return {
             f"weights/{v.path}": ops.convert_to_numpy(v).astype(np.float32).ravel()
             for v in variables

@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
+from tfmot_sws.models.libraries import is_tf_keras, view_of
 from tfmot_sws.models.selection import choose_weights
-from tfmot_sws.models.views import is_tf_keras, is_wrapped, view_of
+from tfmot_sws.models.wrapped import is_wrapped
 
 Weights = keras.Model | Mapping[str, ArrayLike] | ArrayLike
 Array = NDArray[np.float32]
@@ -40,18 +41,15 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
         [(4, 3), (3,)]
     """
     if not is_wrapped(model):
-        view = view_of(model)
-        choices = choose_weights(view, None, None)
-        pairs = zip(view.weights, choices, strict=True)
+        choices = choose_weights(model, None, None)
+        pairs = zip(view_of(model).weights, choices, strict=True)
         return {v.path: _copy(v) for v, choice in pairs if choice.shared}
-    groups = zip(model.priors, model.shared_variables, model.assignments(), strict=True)
-    share = float(ops.convert_to_numpy(model.snap)) if snapped else 0.0
+    snap = float(ops.convert_to_numpy(model.snap)) if snapped else 0.0
     weights = {}
-    for prior, variables, slots in groups:
-        means = ops.convert_to_numpy(prior.tensors().means)
-        for variable, slot in zip(variables, slots, strict=True):
+    for group in model.groups:
+        for variable, mean in zip(group.variables, group.clustered_values(), strict=True):
             trained = _copy(variable)
-            weights[variable.path] = trained + share * (means[slot] - trained)
+            weights[variable.path] = trained + snap * (mean - trained)
     return weights
 
 

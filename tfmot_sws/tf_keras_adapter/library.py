@@ -1,4 +1,4 @@
-"""The architecture of tf_keras models in compressed files."""
+"""The record of tf_keras: what the package needs of it, and how its files are read safely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Final
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.libraries import Library, too_large
+from tfmot_sws.models.libraries import Library, TooLargeError
+from tfmot_sws.tf_keras_adapter.layer_wrapper import strip_layers, wrap
+from tfmot_sws.tf_keras_adapter.views import view_of_tf_keras
 
 _FUNCTIONS: Final = "activations|constraints|initializers|regularizers"
 _ENGINE: Final = r"tf_keras\.src\.(engine\.(functional|sequential)|layers\.core\.tf_op_layer)"
@@ -35,11 +37,11 @@ def _limited(sizes: Sequence[int]) -> Iterator[None]:
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         shape = tuple(kwargs.get("shape") or ())
         if math.prod(shape) > max(largest, _SLACK):
-            raise too_large(shape)
+            raise TooLargeError(shape)
         variable = next_creator(**kwargs)
         made[id(variable)] = math.prod(variable.shape)
         if sum(made.values()) > total + _SLACK:
-            raise too_large(tuple(variable.shape))
+            raise TooLargeError(tuple(variable.shape))
         return variable
 
     with tf.variable_creator_scope(create):
@@ -54,16 +56,41 @@ def _is_unsafe(config: dict[str, Any]) -> bool:
     return not (isinstance(function, str) and _SAFE_NAMES.fullmatch(function))
 
 
+def _walk(layer: Any) -> Iterator[Any]:
+    parts = (layer, *layer.submodules) if isinstance(layer, tf.Module) else (layer,)
+    yield from (part for part in parts if isinstance(part, tf_keras.layers.Layer))
+
+
+def _show_inputs(model: tf_keras.Model, clone: tf_keras.Model) -> None:
+    """Calls a clone once on zeros, because a subclassed model learns its inputs by a call."""
+    spec = model.save_spec()
+    if spec is None or clone.save_spec() is not None:
+        return
+    args, kwargs = tf.nest.map_structure(
+        lambda s: tf.zeros([n or 1 for n in s.shape], s.dtype), spec
+    )
+    clone(*args, **kwargs)
+
+
 TF_KERAS: Final = Library(
     name="tf_keras",
+    package="tf_keras",
     model=tf_keras.Model,
-    serialize=tf_keras.saving.serialize_keras_object,
-    deserialize=tf_keras.saving.deserialize_keras_object,
-    registered=tf_keras.saving.get_registered_object,
+    layer=tf_keras.layers.Layer,
+    input=tf_keras.Input,
+    saving=tf_keras.saving,
+    schedules=tf_keras.optimizers.schedules,
+    policy=tf_keras.mixed_precision.global_policy,
+    set_policy=tf_keras.mixed_precision.set_global_policy,
+    walk=_walk,
+    view=view_of_tf_keras,
+    show_inputs=_show_inputs,
     class_modules=re.compile(
         rf"keras(\.({_FUNCTIONS}|layers|mixed_precision|models)(\.\w+)*)?|{_ENGINE}"
     ),
     function_modules=re.compile(rf"builtins|keras\.({_FUNCTIONS})(\.\w+)*"),
     limited=_limited,
     is_unsafe=_is_unsafe,
+    wrap=wrap,
+    strip_layers=strip_layers,
 )

@@ -1,0 +1,60 @@
+"""What marks a model or layer under soft weight-sharing, and finds it in another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfmot_sws.models.libraries import walk
+
+
+class Wrapped:
+    """Marks the wrappers of models and layers.
+
+    A type, because any model of a user may have an attribute of any name.
+
+    Attributes:
+        inner: the user's model or layer.
+        sharing: the mixtures over its weights, a `WeightSharing`; `None` in a layer that
+            is not built or has nothing to share.
+    """
+
+    name: str
+    inner: Any
+    sharing: Any = None
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """`WeightGroup` records: a mixture, and the variables whose prior it is."""
+        return self.sharing.groups if self.sharing else ()
+
+    @property
+    def weight_choices(self) -> tuple[Any, ...]:
+        """`WeightChoice` records of `inner.weights`: what is shared, what not, and why."""
+        return self.sharing.choices if self.sharing else ()
+
+    @property
+    def complexity_weight(self) -> Any:
+        """Variable: tau as it is at present."""
+        return self.sharing.complexity_weight
+
+    @property
+    def snap(self) -> Any:
+        """Variable: the share of the way from a weight to its mean in the call, 0 to 1."""
+        return self.sharing.snap
+
+    @property
+    def train_size(self) -> int | None:
+        """N, the number of training examples, or `None` while it is unknown."""
+        return self.sharing.train_size
+
+
+def is_wrapped(model: Any) -> bool:
+    """Whether a model or layer is under soft weight-sharing."""
+    return isinstance(model, Wrapped)
+
+
+def wrapped_parts(model: Any) -> list[Any]:
+    """The model itself if it is wrapped, or the wrapped layers of a tf_keras model."""
+    if is_wrapped(model):
+        return [model]
+    return [part for part in walk(model) if is_wrapped(part) and part.groups]

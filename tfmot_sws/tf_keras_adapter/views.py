@@ -1,0 +1,92 @@
+"""The variables of tf_keras models with the interface of Keras 3's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class VariableView:
+    """A variable of a tf_keras model, with the interface of a Keras 3 variable.
+
+    Args:
+        variable: the tf.Variable.
+        path: its name in the model, unique there.
+        trainable: whether the model trains it.
+
+    Attributes:
+        value: the tf.Variable, as Keras 3 names it.
+        native: the tf.Variable, by which a view is told from a Keras 3 variable.
+    """
+
+    def __init__(self, variable: Any, path: str, trainable: bool) -> None:
+        self.value = self.native = variable
+        self.path = path
+        self.name = path.rpartition("/")[2]
+        self.shape = tuple(variable.shape)
+        self.dtype = str(variable.dtype.name)
+        self.trainable = trainable
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.numpy(), dtype=dtype)
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(self.value, dtype=dtype, name=name)
+
+    def numpy(self) -> NDArray:
+        """The values."""
+        return np.array(self.value.numpy())
+
+    def assign(self, values: Any) -> None:
+        """Sets the values."""
+        self.value.assign(values)
+
+
+class ModelView:
+    """The variables of a tf_keras model or layer as a Keras 3 model would give them.
+
+    Args:
+        model: of tf_keras.
+
+    Attributes:
+        model: of tf_keras.
+        name: the model's.
+        weights: `VariableView` of each of the model's weights, in their order.
+        variables: the same.
+        trainable_weights: those that the model trains.
+        built: whether the model is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.name = model.name
+        self.built = model.built
+        trained = {id(variable) for variable in model.trainable_weights}
+        variables = model.weights if model.built else []
+        self.weights = [
+            VariableView(variable, path, id(variable) in trained)
+            for variable, path in zip(variables, _paths(variables), strict=True)
+        ]
+        self.variables = self.weights
+        self.trainable_weights = [view for view in self.weights if view.trainable]
+
+
+def _paths(variables: list[Any]) -> list[str]:
+    """Names without TensorFlow's ":0"; one that is there already gets a number in front."""
+    seen: Counter[str] = Counter()
+    paths = []
+    for variable in variables:
+        name = variable.name.partition(":")[0]
+        paths.append(f"{seen[name]}/{name}" if seen[name] else name)
+        seen[name] += 1
+    return paths
+
+
+def view_of_tf_keras(model: Any) -> ModelView:
+    """The view of a tf_keras model; of a view itself."""
+    return model if isinstance(model, ModelView) else ModelView(model)

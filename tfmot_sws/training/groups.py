@@ -1,0 +1,87 @@
+"""Weights under one mixture: the one record of their prior, variables and held loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.prior.held_loss import HeldLoss
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightGroup:
+    """Weights under one mixture.
+
+    Args:
+        prior: the mixture with its hyperpriors.
+        held: the mixture's loss as last evaluated.
+        positions: of the variables in `inner.weights`.
+        variables: of the model, whose weights share the mixture's values.
+        preserve_sparsity: whether weights of kernels that are zero stay zero.
+    """
+
+    prior: GaussianMixturePrior
+    held: HeldLoss
+    positions: tuple[int, ...]
+    variables: tuple[Any, ...]
+    preserve_sparsity: bool = False
+
+    @classmethod
+    def over(
+        cls,
+        weights: Sequence[Any],
+        positions: Sequence[int],
+        prior: GaussianMixturePrior,
+        **options: Any,
+    ) -> WeightGroup:
+        """The group of the variables at some positions of a model's weights."""
+        variables = tuple(weights[position] for position in positions)
+        held = HeldLoss([tuple(v.shape) for v in variables], prior.num_components)
+        return cls(prior, held, tuple(positions), variables, **options)
+
+    def tensors(self) -> list[Tensor]:
+        """The trained weights as float32; zeros that are kept take no gradient."""
+        return [self.without_zeros(v, ops.cast(v, "float32")) for v in self.variables]
+
+    def without_zeros(self, variable: Any, tensor: Tensor) -> Tensor:
+        """The tensor, but zero and without a gradient where a zero is to be kept."""
+        if not self._keeps_zeros(variable):
+            return tensor
+        return ops.where(ops.equal(variable, 0), ops.zeros_like(tensor), tensor)
+
+    def _keeps_zeros(self, variable: Any) -> bool:
+        return self.preserve_sparsity and len(variable.shape) > 1
+
+    def assignments(self) -> list[NDArray[np.int32]]:
+        """The component slot of every weight: arrays shaped as the variables."""
+        flat = [ops.reshape(ops.cast(v, "float32"), (-1,)) for v in self.variables]
+        slots = ops.convert_to_numpy(self.prior.assign(ops.concatenate(flat)))
+        ends = np.cumsum([part.shape[0] for part in flat])
+        parts = np.split(slots, ends[:-1])
+        shaped = [part.reshape(v.shape) for part, v in zip(parts, self.variables, strict=True)]
+        for variable, part in zip(self.variables, shaped, strict=True):
+            if self._keeps_zeros(variable):
+                part[ops.convert_to_numpy(variable) == 0] = 0
+        return shaped
+
+    def counts(self) -> NDArray[np.intp]:
+        """Number of weights in each slot, shape (K,)."""
+        slots = np.concatenate([part.reshape(-1) for part in self.assignments()])
+        return np.bincount(slots, minlength=self.prior.num_components)
+
+    def clustered_values(self) -> list[NDArray[np.float32]]:
+        """Every weight set to its component's mean: arrays shaped as the variables."""
+        means = ops.convert_to_numpy(self.prior.tensors().means)
+        return [means[part] for part in self.assignments()]
+
+    def fit_initial(self) -> None:
+        """Lays the first mixture over the pretrained weights."""
+        self.prior.fit_initial([ops.convert_to_numpy(v) for v in self.variables])

@@ -1,0 +1,32 @@
+"""Merging of components that have become near-identical, and death of unused ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+
+
+def merge_components(
+    prior: GaussianMixturePrior, counts: NDArray[np.intp], threshold: float
+) -> None:
+    """Lets unused components die and makes near-identical ones one.
+
+    Slots stay, with a mark whether they live: neither shapes nor compiled steps change.
+
+    Args:
+        prior: the mixture, changed in place.
+        counts: number of weights in each slot, shape (K,).
+        threshold: symmetric KL divergence in nats below which two components merge.
+    """
+    slots = prior.alive_slots
+    used = counts[slots] > 0
+    used[0] = True
+    mixture = prior.mixture().select(used)
+    slots = slots[used]
+    groups = mixture.merge_groups(threshold)
+    if len(groups) < prior.alive_slots.size:
+        order = np.argsort([group[0] for group in groups])
+        groups = [groups[i] for i in order]
+        prior.set_mixture(mixture.merge(groups), slots[[group[0] for group in groups]])
