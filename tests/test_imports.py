@@ -1,8 +1,10 @@
 """Imports point one way, and importing the package has no side effects."""
 
 import ast
+import graphlib
 import os
 import pathlib
+import re
 import sys
 
 import pytest
@@ -11,219 +13,149 @@ from processes import output_of
 PACKAGE = "tfmot_sws"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 
-# What each module of the package may import of the package. A package such as `coding`
-# is one row; ANY may import everything.
-ANY = {"*"}
-ALLOWED = {
-    "__init__": ANY,
-    "cli": ANY,
-    # Values and pure functions.
-    "_version": set(),
-    "schedules": set(),
-    "mixture": set(),
-    "codebook": {"mixture"},
-    "initialization": {"mixture"},
-    # Tensors.
-    "compilation": set(),
-    "hyperpriors": set(),
-    "binning": set(),
-    "packing": set(),
-    "density": set(),
-    "knots": {"compilation", "density"},
-    "density_table": {"compilation", "density", "knots", "packing"},
-    "dither": set(),
-    "assignment": {"compilation", "density"},
-    "snap": {"assignment", "binning", "compilation", "density", "dither"},
-    "prior_options": {"hyperpriors"},
-    "prior": {
-        "assignment",
-        "density",
-        "density_table",
-        "hyperpriors",
-        "initialization",
-        "mixture",
-        "prior_options",
-        "snap",
-    },
-    "complexity_weight": set(),
-    "held_gradients": {"compilation", "density", "density_table", "packing", "prior"},
-    # Keras models, of Keras 3 or tf_keras.
-    "model_view": set(),
-    "selection": {"model_view"},
-    "train_size": set(),
-    "replica_losses": set(),
-    "distillation": set(),
-    "sharing": {"compilation", "complexity_weight", "held_gradients", "prior", "selection"},
-    # `fit` without the callback adds the default one.
-    "fitting": {"callbacks", "train_size"},
-    "model": {"compilation", "fitting", "prior", "replica_losses", "selection", "sharing"},
-    "wrapping": {
-        "hyperpriors",
-        "model",
-        "model_view",
-        "prior",
-        "prior_options",
-        "selection",
-        "tf_keras_adapter",
-    },
-    "callbacks": {"complexity_weight", "mixture", "model", "model_view", "prior", "schedules"},
-    "rebuild": {"model_view", "tf_keras_adapter"},
-    "strip": {"codebook", "model", "model_view", "rebuild", "tf_keras_adapter"},
-    # What tf_keras needs; imported by others within functions, once such a model arrives.
-    "tf_keras_adapter": {
-        "callbacks",
-        "coding",
-        "fitting",
-        "model_view",
-        "prior",
-        "selection",
-        "sharing",
-        "strip",
-        "tf_keras_adapter",
-        "train_size",
-    },
-    "scopes": {"tf_keras_adapter"},
-    # Stripped models.
-    "coding": {
-        "coding",
-        "codebook",
-        "mixture",
-        "model_view",
-        "rebuild",
-        "tf_keras_adapter",
-    },
-    "report": {"codebook", "coding", "model_view"},
-    "model_graph": set(),
-    "batch_norm": {"codebook", "model_graph", "model_view", "rebuild"},
-    # .tflite files.
-    "tflite_converter": {"model_view"},
-    "tflite_file": set(),
-    "tflite_report": {"tflite_file"},
-    "tflite_interpreter": {"tflite_converter"},
-    "tflm": {"tflite_converter", "tflite_file", "tflite_interpreter"},
-    "verification": {"tflite_file", "tflite_interpreter", "tflm"},
-    "int8_grid": {"model_view", "rebuild", "tflite_converter", "tflite_file"},
-    "tflite_formats": {
-        "batch_norm",
-        "int8_grid",
-        "rebuild",
-        "tflite_converter",
-        "tflite_file",
-        "tflite_interpreter",
-        "tflm",
-        "verification",
-    },
-    "tflite_process": {"rebuild", "tflite_converter", "tflite_formats"},
-    "litert": {
-        "batch_norm",
-        "model_view",
-        "rebuild",
-        "tflite_converter",
-        "tflite_formats",
-        "tflite_interpreter",
-        "tflite_process",
-        "verification",
-    },
-    "visualization": {
-        "codebook",
-        "mixture",
-        "model_view",
-        "selection",
-        "strip",
-        "visualization",
-    },
-    "summaries": {"model_view"},
-}
+# The rooms from the bottom up: a room imports only rooms before it. Modules beside the
+# rooms are rooms of their own.
+ORDER = (
+    "_version",
+    "whole_file",
+    "backend",
+    "prior",
+    "models",
+    "training",
+    "coding",
+    "litert",
+    "tf_keras_adapter",
+    "visualization",
+    "report",
+    "__init__",
+    "cli",
+)
+# The one lazy door: it imports the adapter, and with it tf_keras, when a model of tf_keras
+# arrives.
+DOOR = ("models/libraries.py", f"{PACKAGE}.tf_keras_adapter.library")
 
-# Who may import what is heavy, optional or has side effects.
+# The modules that may import what is heavy, optional, or has side effects.
 EXTERNAL = {
     "tensorflow": {
-        "compilation",
-        "model",
-        "model_view",
-        "tf_keras_adapter",
-        "tflite_converter",
-        "tflite_formats",
+        "backend/compilation.py",
+        "training/wrapper.py",
+        "tf_keras_adapter/",
+        "litert/converter.py",
+        "litert/formats.py",
     },
-    "ai_edge_litert": {"tflite_file", "tflite_interpreter"},
-    "ai_edge_quantizer": {"int8_grid"},
-    "tflite_micro": {"tflm"},
-    "tf_keras": {"scopes", "tf_keras_adapter", "tflite_converter"},
+    "ai_edge_litert": {"litert/file.py", "litert/interpreter.py"},
+    "ai_edge_quantizer": {"litert/int8_grid.py"},
+    "tflite_micro": {"litert/tflm.py"},
+    "tf_keras": {"tf_keras_adapter/"},
     "tensorflow_model_optimization": set(),
-    "matplotlib": {"visualization"},
-    "tensorboard": {"summaries"},
-    "constriction": {"coding"},
-    "jax": {"compilation"},
-    "torch": {"compilation"},
+    "matplotlib": {"visualization/"},
+    "tensorboard": {"visualization/tensorboard.py"},
+    "constriction": {"coding/range_coder.py"},
+    "jax": {"backend/compilation.py"},
+    "torch": {"backend/compilation.py"},
 }
 
-VALUES = ["_version", "codebook", "initialization", "mixture", "schedules"]
-MODULES = sorted(ROOT.rglob("*.py"))
+# Values and pure functions, which anyone can use without Keras.
+VALUES = ["_version", "prior/initialization", "prior/mixture", "training/schedules"]
 
 
-def imported_names(path):
-    """Every dotted name that a module imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+MODULES = sorted(ROOT.rglob("*.py"), key=name_of)
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def imported_names(nodes):
+    """Every dotted name that some code imports, inside functions too."""
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            if node.module == PACKAGE:
-                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            assert node.level == 0, "relative import"
+            # A module of a room, or a name in a module.
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (n if file_of(n) else node.module for n in names)
 
 
-def row_of(path):
-    """The row of the tables that a file belongs to."""
+def file_of(name):
+    """The file of a module of the package, if there is one of this name."""
+    path = ROOT.parent / name.replace(".", "/")
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if name.split(".")[0] == PACKAGE and file.is_file():
+            return file
+    return None
+
+
+def imports_of(path):
+    """The files of the package that a module imports, but for the door."""
+    names = imported_names([ast.parse(path.read_text(encoding="utf-8"))])
+    found = {name: file_of(name) for name in names if (name_of(path), name) != DOOR}
+    return {name: file for name, file in found.items() if file}
+
+
+def room_of(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def is_main_package(name):
-    return name.split(".")[0] == PACKAGE
+@each_module
+def test_imports_point_down(path):
+    floor = ORDER.index(room_of(path))
+    for name, file in imports_of(path).items():
+        assert ORDER.index(room_of(file)) <= floor, f"{name_of(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_edges_are_allowed(path):
-    allowed = ALLOWED[row_of(path)]
-    edges = {n.split(".")[1] for n in imported_names(path) if is_main_package(n)}
-    assert allowed == ANY or edges <= allowed, f"not allowed: {edges - allowed}"
+def test_no_circle_of_imports():
+    graph = {path: set(imports_of(path).values()) - {path} for path in MODULES}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert set(order) == set(MODULES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("room", sorted(p.parent.name for p in ROOT.glob("*/__init__.py")))
+def test_a_room_says_what_it_imports(room):
+    """The last sentence of its docstring names the rooms that it imports, and no others."""
+    tree = ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))
+    lines = ast.get_docstring(tree).split("\n")
+    assert len([line for line in lines if line]) <= 4
+    (sentence,) = re.findall(r"Imports (`.*|no other room)\.", " ".join(lines))
+    said = set(re.findall(r"`(\w+)`", sentence))
+    files = {file for path in (ROOT / room).glob("*.py") for file in imports_of(path).values()}
+    rooms = {room_of(file) for file in files if file.parent != ROOT}
+    assert said == rooms - {room}
+
+
+@each_module
+def test_no_local_import_of_the_package(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    local = {n for n in imported_names(functions) if n.split(".")[0] == PACKAGE}
+    assert local == ({DOOR[1]} if name_of(path) == DOOR[0] else set())
+
+
+@each_module
 def test_external_imports_are_allowed(path):
-    for name in imported_names(path):
-        assert row_of(path) in EXTERNAL.get(name.split(".")[0], ALLOWED), name
+    for name in imported_names([ast.parse(path.read_text(encoding="utf-8"))]):
+        allowed = EXTERNAL.get(name.split(".")[0], {""})
+        assert any(name_of(path).startswith(place) for place in allowed), name
         assert not name.startswith("keras.src"), "public keras only"
+
+
+def test_external_imports_are_needed():
+    used = {name: set() for name in EXTERNAL}
+    for path in MODULES:
+        for name in imported_names([ast.parse(path.read_text(encoding="utf-8"))]):
+            for place in EXTERNAL.get(name.split(".")[0], ()):
+                if name_of(path).startswith(place):
+                    used[name.split(".")[0]].add(place)
+    assert used == EXTERNAL
 
 
 @pytest.mark.parametrize("module", VALUES)
 def test_values_know_no_keras(module):
-    names = {name.split(".")[0] for name in imported_names(ROOT / f"{module}.py")}
-    assert names <= sys.stdlib_module_names | {"numpy", "scipy", PACKAGE}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_tf_keras_is_imported_only_when_it_is_needed(path):
-    """The adapter at the top of no other module, which would import tf_keras with it."""
-    if row_of(path) == "tf_keras_adapter":
-        return
-    top = ast.parse(path.read_text(encoding="utf-8")).body
-    names = [node.module for node in top if isinstance(node, ast.ImportFrom)]
-    assert not any(name.startswith(f"{PACKAGE}.tf_keras_adapter") for name in names)
-
-
-@pytest.mark.parametrize("row", sorted(set(ALLOWED) - {"__init__", "cli"}))
-def test_rows_allow_no_more_than_is_imported(row):
-    paths = [path for path in MODULES if row_of(path) == row]
-    names = [name for path in paths for name in imported_names(path)]
-    assert paths
-    assert {n.split(".")[1] for n in names if is_main_package(n)} == ALLOWED[row]
-
-
-def test_tables_name_modules_once():
-    assert set(VALUES) <= set(ALLOWED)
-    assert set().union(*ALLOWED.values(), *EXTERNAL.values()) <= set(ALLOWED) | ANY
+    names = imported_names([ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))])
+    roots = {name.split(".")[0] for name in names}
+    assert roots <= sys.stdlib_module_names | {"numpy", "scipy", PACKAGE}
 
 
 def run_python(code):

@@ -10,18 +10,18 @@ from tfmot_sws.litert.export import convert_to_tflite, export, predict_tflite, v
 from tfmot_sws.litert.int8_grid import place_on_int8_grid
 from tfmot_sws.litert.verification import Verification
 from tfmot_sws.models.batch_norm import fold_batch_norm
-from tfmot_sws.models.codebook import ClusteredTensor
+from tfmot_sws.models.codebook import ClusteredTensor, get_codebooks
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.report import CompressionReport, compression_report
-from tfmot_sws.tf_keras_adapter.scope import soft_weight_sharing_scope
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
+from tfmot_sws.training.loading import soft_weight_sharing_scope
 from tfmot_sws.training.soft_targets import soft_targets
-from tfmot_sws.training.strip import get_codebooks, strip_soft_weight_sharing
+from tfmot_sws.training.strip import strip_soft_weight_sharing
 from tfmot_sws.training.wrapper import SoftWeightSharing
 from tfmot_sws.visualization.recorder import WeightMovementRecorder
 from tfmot_sws.visualization.tensorboard import SoftWeightSharingSummaries

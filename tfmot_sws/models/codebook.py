@@ -1,12 +1,17 @@
-"""A clustered tensor: the few values it holds and which entry holds which."""
+"""Clustered tensors: the few values they hold and which entry holds which."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
+from keras import ops
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import xlogy
+
+from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.wrapped import wrapped_parts
 
 # More distinct values than this and a tensor counts as not clustered: indices then
 # need more than a byte, which neither the mixture nor a mobile format offers.
@@ -113,3 +118,31 @@ def entropy_bits(counts: ArrayLike) -> float:
         return 0.0
     share = counts / total
     return float(-xlogy(share, share).sum() / np.log(2)) + 0.0
+
+
+def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
+    """Codebook and indices of every clustered tensor of a stripped model.
+
+    They are read from the values, so a model that was saved and loaded has them too.
+
+    Args:
+        model: a plain model, such as `strip_soft_weight_sharing` returns.
+
+    Returns:
+        By variable path, the tensors for which `is_clustered` holds: at most 256 distinct
+        values, and at least two entries a value.
+
+    Raises:
+        TypeError: `model` is still wrapped.
+    """
+    if wrapped_parts(model):
+        raise TypeError(
+            "get_codebooks reads a stripped model; received a wrapped one. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
+    arrays = {v.path: ops.convert_to_numpy(v) for v in view_of(model).weights}
+    return {
+        path: ClusteredTensor.from_array(values)
+        for path, values in arrays.items()
+        if is_clustered(values)
+    }

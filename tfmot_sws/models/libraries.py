@@ -52,6 +52,7 @@ class Library:
             `training` has itself.
         strip_layers: gives a copy of a model without wrapped layers; `None` for Keras 3,
             where only whole models are wrapped.
+        wrappers: classes of wrapped models and layers that its files name.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Library:
     is_unsafe: Callable[[dict[str, Any]], bool]
     wrap: Callable[..., Any] | None = None
     strip_layers: Callable[[Any], Any] | None = None
+    wrappers: tuple[type[Any], ...] = ()
 
 
 class _NoMemoryScope(keras.StatelessScope):

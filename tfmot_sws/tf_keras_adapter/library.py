@@ -12,7 +12,12 @@ import tensorflow as tf
 import tf_keras
 
 from tfmot_sws.models.libraries import Library, TooLargeError
-from tfmot_sws.tf_keras_adapter.layer_wrapper import strip_layers, wrap
+from tfmot_sws.tf_keras_adapter.layer_wrapper import (
+    SoftWeightSharingLayer,
+    strip_layers,
+    wrap,
+)
+from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing
 from tfmot_sws.tf_keras_adapter.views import view_of_tf_keras
 
 _FUNCTIONS: Final = "activations|constraints|initializers|regularizers"
@@ -93,4 +98,5 @@ TF_KERAS: Final = Library(
     is_unsafe=_is_unsafe,
     wrap=wrap,
     strip_layers=strip_layers,
+    wrappers=(TfKerasSoftWeightSharing, SoftWeightSharingLayer),
 )

@@ -1,4 +1,4 @@
-"""From the wrapped model to a plain one, and from a plain one to its codebooks."""
+"""From the wrapped model to a plain one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import keras
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.wrapped import Wrapped, is_wrapped, wrapped_parts
@@ -60,31 +59,3 @@ def stripped_values(wrapper: Wrapped) -> list[NDArray]:
         pairs = zip(group.variables, group.clustered_values(), strict=True)
         values.update({id(native(v)): clustered for v, clustered in pairs})
     return [values[id(native(v))] for v in sources]
-
-
-def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
-    """Codebook and indices of every clustered tensor of a stripped model.
-
-    They are read from the values, so a model that was saved and loaded has them too.
-
-    Args:
-        model: a plain model, such as `strip_soft_weight_sharing` returns.
-
-    Returns:
-        By variable path, the tensors for which `is_clustered` holds: at most 256 distinct
-        values, and at least two entries a value.
-
-    Raises:
-        TypeError: `model` is still wrapped.
-    """
-    if wrapped_parts(model):
-        raise TypeError(
-            "get_codebooks reads a stripped model; received a wrapped one. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
-    arrays = {v.path: ops.convert_to_numpy(v) for v in view_of(model).weights}
-    return {
-        path: ClusteredTensor.from_array(values)
-        for path, values in arrays.items()
-        if is_clustered(values)
-    }

@@ -1,8 +1,7 @@
-"""Pictures of soft weight-sharing, with matplotlib (the extra `visualization`).
+"""Pictures of soft weight-sharing, with matplotlib (the extra `visualization`), and TensorBoard.
 
-Nothing is drawn, and matplotlib is not imported, before a function is called. Colours can
-be told apart with any colour vision, and densities stand in for points, so that a million
-weights are as readable as a thousand.
+Owns every use of matplotlib and tensorboard, imported once a function is called. Colours suit
+any colour vision; densities stand in for a million points. Imports `models`, `prior`.
 """
 
 from tfmot_sws.visualization.codebooks import plot_codebook

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from tfmot_sws.models.codebook import ClusteredTensor
-from tfmot_sws.training.strip import get_codebooks
+from tfmot_sws.models.codebook import ClusteredTensor, get_codebooks
 from tfmot_sws.visualization.style import ZERO, new_axes, tidy
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+from tfmot_sws.models.libraries import library_named
+
 
 def soft_weight_sharing_scope() -> AbstractContextManager[Any]:
     """A scope in which tf_keras knows the classes of wrapped models and layers.
@@ -16,6 +18,9 @@ def soft_weight_sharing_scope() -> AbstractContextManager[Any]:
     Returns:
         A context manager.
 
+    Raises:
+        ImportError: tf_keras is not installed.
+
     Example:
         >>> import tf_keras
         >>> with soft_weight_sharing_scope():
@@ -23,16 +28,11 @@ def soft_weight_sharing_scope() -> AbstractContextManager[Any]:
         >>> found.__name__
         'SoftWeightSharingLayer'
     """
-    import tf_keras
-
-    from tfmot_sws.tf_keras_adapter.layer_wrapper import SoftWeightSharingLayer
-    from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing
-
-    classes = (TfKerasSoftWeightSharing, SoftWeightSharingLayer)
-    return tf_keras.saving.custom_object_scope(
+    library = library_named("tf_keras")
+    return library.saving.custom_object_scope(
         {
             name: kind
-            for kind in classes
+            for kind in library.wrappers
             for name in (kind.__name__, f"tfmot_sws>{kind.__name__}")
         }
     )
