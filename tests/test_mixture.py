@@ -7,8 +7,9 @@ import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import entropy, norm
 
+from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.prior import mixture as mixture_module
-from tfmot_sws.prior.mixture import GaussianMixture, entropy_bits
+from tfmot_sws.prior.mixture import GaussianMixture
 
 
 def random_mixture(seed, num_components=6):

@@ -218,30 +218,8 @@ def test_assign_and_snap_follow_the_mixture(weights):
     expected = prior.mixture().assign(weights[0], width)
     np.testing.assert_array_equal(prior.assign(weights[0]), expected)
     means = prior.tensors().means.numpy()
-    (snapped,) = prior.snap([tf.constant(weights[0])], tf.constant(1.0))
+    (snapped,) = prior.snapped([tf.constant(weights[0])], tf.constant(1.0))
     np.testing.assert_array_equal(snapped, means[expected])
-
-
-@pytest.mark.parametrize(
-    ("period", "factors"), [(1, [1, 1, 1]), (2, [2, 0, 2]), (8, [2, 0, 2])]
-)
-def test_means_get_twice_the_gradient_at_every_second_step(period, factors, weights):
-    prior = GaussianMixturePrior(4, options=PriorOptions(renewal_period=period))
-    prior.fit_initial(weights)
-    tensor, share = tf.constant(weights[0]), tf.constant(1.0)
-
-    def gradient(step):
-        with tf.GradientTape() as tape:
-            mixture = prior.tensors()
-            moved = prior.snap([tensor], share, step=step, mixture=mixture)
-            loss = tf.reduce_sum(moved[0] ** 2)
-        return tape.gradient(loss, mixture.means).numpy()
-
-    plain = gradient(None)
-    assert np.abs(plain).max() > 0
-    for step, factor in enumerate(factors):
-        found = gradient(tf.constant(float(step)))
-        np.testing.assert_allclose(found, factor * plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("zero_proportion", [0.95, BetaHyperprior(5.0, 1.0)])

@@ -11,12 +11,12 @@ from tfmot_sws.prior.hyperpriors import GammaHyperprior
 class LearningRates:
     """Learning rates of the mixture as multiples of the optimizer's own rate.
 
-    They hold under any optimizer: plain SGD, momentum, Adam and their like. A rate
-    schedule given to the optimizer moves all of them together. What an optimizer does to a
-    variable as a whole, such as clipping by norm, it does to the three together.
+    They hold under any optimizer: plain SGD, momentum, Adam and others. A rate schedule
+    given to the optimizer moves all of them together. Operations on a variable as a whole,
+    such as clipping by norm, apply to the three together, since one variable holds them.
 
     Args:
-        means: of mu_k.
+        means: of mu_k, which gather the gradients of all their members.
         log_precisions: of gamma_k = log lambda_k.
         log_proportions: of rho_k, and of pi_0's logit when it is learned.
 
@@ -25,7 +25,7 @@ class LearningRates:
         these three.
     """
 
-    means: float = 0.2
+    means: float = 0.14
     log_precisions: float = 6.0
     log_proportions: float = 6.0
 
@@ -42,19 +42,26 @@ class LearningRates:
 class PriorOptions:
     """Settings of the prior that seldom need a change.
 
-    All widths are in multiples of the root mean square of the shared weights.
+    All widths are in multiples of the root mean square of the shared weights, as it was at
+    wrapping. The paper's absolute numbers (sigma = 0.02, means over +-0.6) fit LeNets;
+    relative ones fit networks of any scale.
 
     Args:
         initial_stddev: width of every component at the start, > 0.
-        zero: hyperprior on the zero component's precision. By default it holds all
-            widths near the assignment width: loss and assignment then agree on what is
-            nearly zero, and tau keeps its pull to the end.
+        zero: hyperprior on the zero component's precision. By default both hyperpriors
+            hold all widths near the assignment width and weigh more than the weights do.
+            In the paper widths shrink as weights gather; the zero component then attracts
+            only weights that are nearly zero already, others grow back, and neither more
+            epochs nor a larger tau makes the network sparser. With wide components the
+            attraction lasts at the very distance at which the assignment decides, and tau
+            trades size against accuracy monotonically.
         others: hyperprior on the other components' precisions.
-        assignment_width: the common width by which weights are assigned to components,
+        assignment_width: the common width s by which weights are assigned to components,
             > 0; larger values set more weights to zero. 0 takes each component's own
-            width, the paper's rule.
+            width, the paper's rule, under which the narrow zero component takes in hardly
+            more than what is zero already.
         learning_rates: of the mixture's parameters.
-        renewal_period: steps from one evaluation of the prior's pull to the next, >= 1;
+        renewal_period: steps from one evaluation of the prior's gradient to the next, >= 1;
             in between it is held. 1 evaluates at every step.
 
     Raises:

@@ -18,14 +18,12 @@ from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_n
 from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
-from tfmot_sws.prior.snap import Noise, snap_to_means
+from tfmot_sws.prior.snapping import Noise, snap_to_means
 
 Tensor = Any
 
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
-# The means take a gradient at one step of so many; see `GaussianMixturePrior.snap`.
-_MEANS_PERIOD = 2
 
 
 @keras.saving.register_keras_serializable(package="tfmot_sws")
@@ -38,7 +36,8 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     Each trained parameter theta is held as v = theta / r, r being its learning rate
     multiple, and takes the gradient of theta as if it were that of v. An update of v by
-    any optimizer then moves theta by r times what that optimizer would have done.
+    any optimizer then moves theta by r times what that optimizer would have done, so that
+    a user compiles one optimizer as always.
 
     Args:
         num_components: K >= 2.
@@ -84,7 +83,8 @@ class GaussianMixturePrior(keras.layers.Layer):
         self._rates = np.concatenate(
             [np.full(n, rate, np.float32) for n, rate in fields.values()]
         )
-        # One variable for all: an optimizer takes as long for a few numbers as for thousands.
+        # One variable holds all, because an optimizer's update is some fifteen operations a
+        # variable, whatever its size.
         self._trained = self.add_weight(
             name="mixture", shape=(int(self._ends[-1]),), initializer="zeros"
         )
@@ -115,8 +115,6 @@ class GaussianMixturePrior(keras.layers.Layer):
             trainable=False,
             aggregation="only_first_replica",
         )
-
-    # The mixture, read by training.
 
     def tensors(self) -> MixtureTensors:
         """The mixture as tensors, differentiable in the trained variables."""
@@ -181,51 +179,34 @@ class GaussianMixturePrior(keras.layers.Layer):
         """Component slot of every weight, int32, by the rule of `options`."""
         return assign(weights, self.tensors(), self._common_width())
 
-    def snap(
+    def snapped(
         self,
         weights: Sequence[Tensor],
-        share: Tensor,
+        snap: Tensor,
         *,
         dither: Tensor | None = None,
         step: Tensor | None = None,
         mixture: MixtureTensors | None = None,
     ) -> list[Tensor]:
-        """The weights moved `share` (0 to 1) of the way to their components' means.
+        """The weights moved the share `snap` (0 to 1) of the way to their components' means.
 
         Args:
             weights: float32 tensors of any static shapes.
-            share: scalar tensor.
+            snap: scalar tensor.
             dither: scalar tensor, the standard deviation of noise on the assignment in
                 assignment widths; `None` for none.
-            step: scalar tensor, the number of the step, from which follow the noise, and
-                whether the means get a gradient: twice theirs at every second step,
-                unless `renewal_period` is 1. `None` for no noise and each step's gradient.
+            step: scalar tensor, the number of the step, from which the noise follows.
             mixture: `tensors()`, where those are at hand.
         """
         mixture = self.tensors() if mixture is None else mixture
         width = self._common_width()
         unit = self.scale.value if width is None else width
         noise = None if dither is None else Noise(dither * unit, step)
-        for_means = None if step is None else self._factor_for_means(step)
-        return snap_to_means(weights, mixture, width, share, noise=noise, for_means=for_means)
-
-    def _factor_for_means(self, step: Tensor) -> Tensor | None:
-        """What the gradient of the means is multiplied by at a step.
-
-        Their members' sums are a good part of what a small network's step costs more. So
-        every second step has twice the gradient, the others none: on average that is the
-        same, and K numbers from so many weights are hardly noisier.
-        """
-        period = min(_MEANS_PERIOD, self.options.renewal_period)
-        if period == 1:
-            return None
-        return ops.where(step % period < 0.5, float(period), 0.0)
+        return snap_to_means(weights, mixture, width, snap, noise=noise)
 
     def _common_width(self) -> Tensor | None:
         """The width of the assignment, or `None` for each component's own."""
         return self.assignment_width.value if self.options.assignment_width else None
-
-    # The mixture, set from outside.
 
     def fit_initial(self, weights: Sequence[NDArray[np.floating]]) -> None:
         """Lays the first mixture over the range of the pretrained weights.

@@ -124,7 +124,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
         >>> shared = apply_soft_weight_sharing(dense, num_components=4)
-        >>> for choice in shared.shared_weights:
+        >>> for choice in shared.weight_choices:
         ...     print(choice.path.partition("/")[2], choice.shape, choice.reason)
         head/kernel (4, 3) kernel
         head/bias (3,) bias, within the range of the kernels

@@ -136,7 +136,9 @@ class WeightSharing(keras.layers.Layer):
                     means, loss = last_gradient(mixture.means, loss)
                     mixture = mixture._replace(means=means)
                 losses.append(loss)
-            moved = group.prior.snap(weights, snap, dither=dither, step=step, mixture=mixture)
+            moved = group.prior.snapped(
+                weights, snap, dither=dither, step=step, mixture=mixture
+            )
             for v, tensor in zip(group.variables, moved, strict=True):
                 snapped.append((v, group.without_zeros(v, ops.cast(tensor, v.dtype))))
         if not training:

@@ -1,4 +1,4 @@
-"""Pictures of soft weight-sharing, with matplotlib (the extra `visualization`), and TensorBoard.
+"""Pictures with matplotlib (the extra `visualization`), and summaries for TensorBoard.
 
 Owns every use of matplotlib and tensorboard, imported once a function is called. Colours suit
 any colour vision; densities stand in for a million points. Imports `models`, `prior`.

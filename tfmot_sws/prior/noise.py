@@ -16,17 +16,17 @@ _MIX = 0x297A2D39
 _SEED = 0x85EBCA77 - (1 << 32)
 
 
-def dither(shape: tuple[int, ...], seed: Tensor) -> Tensor:
-    """Uniform noise in [-1/2, 1/2], a pure function of place and seed.
+def uniform_noise(shape: tuple[int, ...], seed: Tensor) -> Tensor:
+    """Uniform noise in [-1/2, 1/2], a pure function of an entry's number and the seed.
 
-    A hash of each entry's number takes a few instructions and vectorises within the loop
-    that uses it, where a generator with a state costs more than the whole assignment. One
-    round of mixing leaves no correlation that a quarter of a million numbers would show.
-    Replicas and resumed trainings see the same noise without exchanging any.
+    A hash of the number takes a few instructions and vectorises within the loop that uses
+    it; a generator with a state costs more than the whole assignment. One round of mixing
+    leaves no correlation that a quarter of a million numbers would show. Replicas and
+    resumed trainings see the same noise without exchanging anything.
 
     Args:
         shape: of the noise; static.
-        seed: int32 scalar tensor, another one for other noise.
+        seed: int32 scalar tensor; another seed gives other noise.
 
     Returns:
         float32 tensor.

@@ -1,15 +1,15 @@
-"""Dither: uniform, independent from step to step and place to place, and reproducible."""
+"""The noise: uniform, independent from step to step and place to place, and reproducible."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.stats import kstest
 
-from tfmot_sws.prior.dither import dither, seed_of
+from tfmot_sws.prior.noise import seed_of, uniform_noise
 
 
 def noise(shape, step, position=0):
-    return dither(shape, seed_of(tf.constant(float(step)), position)).numpy()
+    return uniform_noise(shape, seed_of(tf.constant(float(step)), position)).numpy()
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 100_000])
@@ -42,7 +42,7 @@ def test_averages_out_over_steps():
 
 
 def test_same_in_a_compiled_function():
-    compiled = tf.function(lambda s: dither((7, 11), seed_of(s, 2)), jit_compile=True)
+    compiled = tf.function(lambda s: uniform_noise((7, 11), seed_of(s, 2)), jit_compile=True)
     np.testing.assert_array_equal(compiled(tf.constant(9.0)), noise((7, 11), 9, 2))
 
 
