@@ -20,7 +20,7 @@ class Wrapped:
 
     name: str
     inner: Any
-    sharing: Any = None
+    sharing: Any
 
     @property
     def groups(self) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ class SoftWeightSharingLayer(TfKerasWrapped, tf_keras.layers.Wrapper):
         kwargs.setdefault("name", f"soft_weight_sharing_{layer.name}")
         # The policy of `layer` stays its own: the mixture is computed in float32.
         super().__init__(layer, **{**kwargs, "dtype": "float32", "autocast": False})
-        self.__dict__.update(_settings=settings, _loaded=loaded)
+        self.__dict__.update(sharing=None, _settings=settings, _loaded=loaded)
         self.supports_masking = layer.supports_masking
         # A Sequential model learns its input from its first layer.
         if hasattr(layer, "_batch_input_shape"):
