@@ -52,7 +52,7 @@ class Derivatives(NamedTuple):
 
     value: Tensor
     slope: Tensor
-    bend: Tensor
+    curvature: Tensor
     shares: Tensor
 
 
@@ -63,8 +63,8 @@ def derivatives(points: Tensor, mixture: MixtureTensors) -> Derivatives:
     precisions = ops.exp(log_precisions)
     pull = precisions * (points - means)
     slope = ops.sum(shares * pull, axis=0)
-    bend = ops.sum(shares * (precisions - ops.square(_off_mean(pull, slope))), axis=0)
-    return Derivatives(-log_prob, slope, bend, shares)
+    curvature = ops.sum(shares * (precisions - ops.square(_off_mean(pull, slope))), axis=0)
+    return Derivatives(-log_prob, slope, curvature, shares)
 
 
 def mixture_gradients(

@@ -1,12 +1,10 @@
-"""Where the table of the mixture's density has its knots, and how a weight finds its place.
+"""Places the knots of the density's table, and finds the position of a weight among them.
 
-The knots are placed in two levels. Fixed cells, narrow near zero and ever wider towards
-infinity, cover every weight without a look at their range, so an outlier cannot coarsen
-the rest. Each cell is then divided in proportion to what the mixture demands there:
-narrow components and sharp transitions get most of the knots.
+The number line is divided in two steps. First into fixed cells: even ones where the components
+are, and cells that grow with the distance beyond, so that outliers need no special treatment.
+Then each cell is divided evenly, into more intervals where -log p(w) changes faster.
 
-A weight finds its cell without a search: the cells are the steps in which a float32
-counts, a power of two after the other, so they are in the number's bits.
+The cell of a weight follows from arithmetic alone, without a search.
 """
 
 from __future__ import annotations
@@ -19,193 +17,155 @@ from keras import ops
 from tfmot_sws.backend.compilation import bits_of
 from tfmot_sws.prior.density import MixtureTensors, derivatives
 
-# The cells of either side, outwards: so many in each doubling of UNIT + distance from zero,
-# both in extents of the mixture, whose components lie within the first.
-UNIT = 2.0**-6
-CELLS_IN_OCTAVE = (32,) * 3 + (64,) * 4 + (8,) * 2 + (4,) * 17
-# An octave has 2^STEP_BITS steps of the bits, which are divided among its cells.
-STEP_BITS = 6
-# A position is a fixed-point number: the knot interval, and that many bits of the place in it.
+# Cells on each side of zero: even ones up to `_cell_range`, then some in each doubling of the
+# distance.
+EVEN_CELLS = 256
+CELLS_PER_OCTAVE = 8
+NUM_OCTAVES = 20
+# A position is an int32: the number of an interval, and 19 bits for the place in it. The table
+# has as many intervals as the other bits can count.
 PLACE_BITS = 19
-# Knots, and more of them for each component; as many as the positions leave bits for.
-KNOTS, KNOTS_A_COMPONENT, MOST_KNOTS = 2048, 16, 1 << (31 - PLACE_BITS)
-# A component is resolved this many of its widths to each side, each with some knots.
-REACH = 8.0
-KNOTS_A_WIDTH = 2.0
-# The most knots that the change from one component to another in a cell asks for, and what
-# part of them the cells beside it ask for, which the tails of the change reach into.
-MAX_BEND = 128.0
-BEND_BESIDE = 0.1
+NUM_INTERVALS = 1 << (31 - PLACE_BITS)
+# Components ask for intervals up to this many of their stddevs from the mean.
+STDDEVS = 8.0
+# Weight of what transitions between components ask for, against one interval per stddev, and
+# the most that they ask for in a cell: the largest are far from zero, where few weights are.
+TRANSITION_WEIGHT = 2.0
+MAX_TRANSITION = 64.0
 
 Tensor = Any
 
-
-def _bits(number: float) -> int:
-    return int(np.float32(number).view("int32"))
-
-
-# Mantissa bits that tell places within a step.
-_LOW_BITS = 23 - STEP_BITS
-_NUM_STEPS = len(CELLS_IN_OCTAVE) << STEP_BITS
-# The largest number within the cells.
-_FARTHEST = float(np.nextafter(np.float32(UNIT * 2.0 ** len(CELLS_IN_OCTAVE)), np.float32(0)))
+_HALF = EVEN_CELLS + CELLS_PER_OCTAVE * NUM_OCTAVES
+# Beyond the even cells, the place in a cell consists of mantissa bits of the distance. A
+# float32 has more of them than are used.
+_UNUSED_BITS = 23 - (CELLS_PER_OCTAVE.bit_length() - 1) - PLACE_BITS
+_BITS_OF_ONE = int(np.float32(1).view("int32"))
+# The largest distance within the cells, in units of `_cell_range`.
+_FARTHEST = float(np.nextafter(np.float32(2.0**NUM_OCTAVES), np.float32(0)))
 
 
-class _Cells(NamedTuple):
-    """First level: per cell its left edge, its length, its knots, and the first of them."""
+class CellTable(NamedTuple):
+    """What `locate` reads.
 
-    left: Tensor
-    length: Tensor
-    count: Tensor
-    first: Tensor
-
-
-class Ruler(NamedTuple):
-    """From a weight to its position.
-
-    scale: to measure weights in, the reciprocal extent; scalar.
-    start, rise: for each step of the bits, negative weights first, each side outwards: the
-        position it starts at, int32, and how far that goes on with the next bit, float32.
+    scale: the reciprocal of `_cell_range`, scalar.
+    start: position at which each cell starts, int32, shape (cells,).
+    counts: intervals in each cell, int32, shape (cells,).
     """
 
     scale: Tensor
     start: Tensor
-    rise: Tensor
+    counts: Tensor
 
 
 class Knots(NamedTuple):
-    """Ruler, the ends of the G intervals between knots, (G + 1,), and their lengths, (G,)."""
+    """Cells, knots in ascending order, (G + 1,), and the lengths between them, (G,)."""
 
-    ruler: Ruler
+    cells: CellTable
     ends: Tensor
     steps: Tensor
 
 
 def place_knots(mixture: MixtureTensors) -> Knots:
-    """The knots for a mixture; their number depends on that of its components alone."""
-    extent = _extent(mixture)
-    cells = _divide_cells(extent, mixture)
-    return Knots(_ruler(extent, cells), *_ends(cells, _num_knots(mixture)))
+    """Computes G + 1 knots for a mixture, where G is `NUM_INTERVALS`."""
+    cell_range = _cell_range(mixture)
+    edges = cell_range * ops.convert_to_tensor(_unit_edges(), "float32")
+    counts = _intervals_per_cell(edges, mixture)
+    first = ops.cumsum(counts) - counts
+    start = ops.cast(first, "int32") * (1 << PLACE_BITS)
+    cells = CellTable(1.0 / cell_range, start, ops.cast(counts, "int32"))
+    return Knots(cells, *_divide(edges, counts, first))
 
 
-def locate(weights: Tensor, ruler: Ruler) -> Tensor:
-    """The position of every weight, int32: knot interval and place in it.
+def locate(weights: Tensor, cells: CellTable) -> Tensor:
+    """Returns the position of every weight, int32: interval and place in it.
 
-    The last mantissa bits of a float32 go on evenly within a step, and its place among the
-    knots goes with them: it is as precise as the weight itself.
+    Positions ascend with the weights. NaN gets the position of the largest weight.
     """
-    distance = ops.abs(weights * ruler.scale) + UNIT
-    # The other way round, NaN would pass.
+    distance = ops.abs(weights * cells.scale)
+    # Written so that a comparison with NaN, which is false, selects the bound.
     distance = ops.where(distance < _FARTHEST, distance, _FARTHEST)
-    bits = bits_of(distance) - _bits(UNIT)
-    outwards = _shift_right(bits, _LOW_BITS)
-    step = outwards + ops.where(weights < 0, 0, _NUM_STEPS)
-    low = ops.cast(ops.bitwise_and(bits, (1 << _LOW_BITS) - 1), "float32")
-    ahead = ops.cast(low * ops.take(ruler.rise, step), "int32")
-    return ops.take(ruler.start, step) + ahead
+    even = ops.cast(ops.minimum(distance, 1.0) * float(EVEN_CELLS << PLACE_BITS), "int32")
+    # In each octave the bits of a float32 count evenly, and they carry over to the next.
+    bits = bits_of(ops.maximum(distance, 1.0)) - _BITS_OF_ONE
+    from_zero = even + _shift_right(bits, _UNUSED_BITS)
+    from_left = (_HALF << PLACE_BITS) + ops.where(weights < 0, -from_zero, from_zero)
+    cell = _shift_right(from_left, PLACE_BITS)
+    place = ops.bitwise_and(from_left, (1 << PLACE_BITS) - 1)
+    # The product stays below 2^31: no cell has `NUM_INTERVALS` of them.
+    return ops.take(cells.start, cell) + place * ops.take(cells.counts, cell)
 
 
 def split(positions: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """A position without its last bits, int32, and those, float32."""
+    """Splits positions into the number without its last bits, int32, and those, float32."""
     last = ops.cast(ops.bitwise_and(positions, (1 << bits) - 1), "float32")
     return _shift_right(positions, bits), last
 
 
 def _shift_right(numbers: Tensor, bits: int) -> Tensor:
-    """Of numbers that are not negative: once a compiler knows, it tests no index for that."""
+    """Shifts numbers >= 0: a compiler that sees the sign cleared checks no index for it."""
     return ops.right_shift(ops.bitwise_and(numbers, (1 << 31) - 1), bits)
 
 
+def _cell_range(mixture: MixtureTensors) -> Tensor:
+    """Distance from zero up to which cells are even: twice that of any mean + 3 stddevs."""
+    distance = ops.abs(mixture.means) + 3.0 * ops.exp(-0.5 * mixture.log_precisions)
+    return 2.0 * ops.max(ops.where(mixture.alive, distance, 0.0))
+
+
 def _unit_edges() -> np.ndarray:
-    """Cell edges for a mixture of unit extent, ascending, shape (cells + 1,)."""
-    outwards = [
-        UNIT * (2.0**octave * (1.0 + cell / cells) - 1.0)
-        for octave, cells in enumerate((*CELLS_IN_OCTAVE, 1))
-        for cell in range(cells)
-    ]
-    return np.array([-edge for edge in outwards[:0:-1]] + outwards)
+    """Edges of the cells for a range of 1, ascending, shape (cells + 1,)."""
+    even = np.arange(EVEN_CELLS) / EVEN_CELLS
+    in_octave = 1.0 + np.arange(CELLS_PER_OCTAVE) / CELLS_PER_OCTAVE
+    octaves = 2.0 ** np.arange(NUM_OCTAVES)[:, None] * in_octave
+    positive = np.concatenate([even, octaves.reshape(-1), [2.0**NUM_OCTAVES]])
+    return np.concatenate([-positive[:0:-1], positive])
 
 
-def _extent(mixture: MixtureTensors) -> Tensor:
-    """The distance from zero within which the living components have their mass."""
-    reach = ops.abs(mixture.means) + 3.0 * ops.exp(-0.5 * mixture.log_precisions)
-    return ops.max(ops.where(mixture.alive, reach, 0.0))
+def _intervals_per_cell(edges: Tensor, mixture: MixtureTensors) -> Tensor:
+    """Divides the intervals among the cells: one for each, the others by demand.
+
+    Returns:
+        float32 whole numbers >= 1, shape (cells,); their sum is at most `NUM_INTERVALS`.
+    """
+    transitions = TRANSITION_WEIGHT * ops.sqrt(_transition_demand(edges, mixture))
+    transitions = ops.minimum(transitions, MAX_TRANSITION)
+    demand = ops.maximum(_stddev_demand(edges, mixture), transitions)
+    spare = NUM_INTERVALS - 2 * _HALF - 1
+    return 1.0 + ops.floor(spare * demand / ops.sum(demand))
 
 
-def _divide_cells(extent: Tensor, mixture: MixtureTensors) -> _Cells:
-    """Divides the cells so that the knots lie where they are needed."""
-    edges = extent * ops.convert_to_tensor(_unit_edges(), "float32")
-    left, right = edges[:-1], edges[1:]
-    widths = KNOTS_A_WIDTH * _width_demand(left, right, mixture)
-    bends = _bend_demand(edges, mixture)
-    demand = ops.maximum(widths, MAX_BEND * bends / (MAX_BEND + bends))
-    spare = _num_knots(mixture) - 2 * sum(CELLS_IN_OCTAVE) - 1
-    count = 1.0 + ops.floor(spare * demand / ops.sum(demand))
-    first = ops.cumsum(count) - count
-    return _Cells(left, right - left, count, first)
-
-
-def _width_demand(left: Tensor, right: Tensor, mixture: MixtureTensors) -> Tensor:
-    """Length of each cell in units of the narrowest component that reaches into it."""
+def _stddev_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
+    """Length of each cell in stddevs of the narrowest component that is near it."""
     columns = mixture.as_columns()
-
-    def position(edge: Tensor) -> Tensor:
-        scale = ops.exp(0.5 * columns.log_precisions)
-        return ops.clip((edge - columns.means) * scale, -REACH, REACH)
-
-    overlap = position(right) - position(left)
+    scale = ops.exp(0.5 * columns.log_precisions)
+    position = ops.clip((edges - columns.means) * scale, -STDDEVS, STDDEVS)
+    overlap = position[:, 1:] - position[:, :-1]
     return ops.max(ops.where(columns.alive, overlap, 0.0), axis=0)
 
 
-def _bend_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
-    """How far f' is from a straight line in each cell, times the cell's length: nats.
+def _transition_demand(edges: Tensor, mixture: MixtureTensors) -> Tensor:
+    """How far f' is from a straight line in each cell, times the cell's length.
 
-    f' is straight where one component rules and bends where two change over: sharply,
-    where both are narrow and far apart.
+    f' is straight where one component is responsible for all weights. Where another takes
+    over, f' turns, within a distance that the stddevs do not tell.
     """
-    _, slope, bend, _ = derivatives(edges, mixture)
+    at_edges = derivatives(edges, mixture)
+    slope, curvature = at_edges.slope, at_edges.curvature
     length = edges[1:] - edges[:-1]
-    rise = slope[1:] - slope[:-1]
-    off = ops.abs(rise - length * bend[:-1]) + ops.abs(rise - length * bend[1:])
-    # Far out, where cells are long and slopes large, roundings must not be taken for bends.
-    roundings = 1e-6 * (ops.abs(slope[1:]) + ops.abs(slope[:-1]))
-    bends = 0.5 * length * ops.relu(off - roundings)
-    beside = ops.pad(bends, [[1, 1]])
-    return ops.maximum(bends, BEND_BESIDE * ops.maximum(beside[:-2], beside[2:]))
+    change = slope[1:] - slope[:-1]
+    off = ops.abs(change - length * curvature[:-1]) + ops.abs(change - length * curvature[1:])
+    # Far from zero, cells are long and slopes large: their rounding errors are no transition.
+    rounding_error = 1e-6 * (ops.abs(slope[1:]) + ops.abs(slope[:-1]))
+    return 0.5 * length * ops.relu(off - rounding_error)
 
 
-def _num_knots(mixture: MixtureTensors) -> int:
-    return min(KNOTS + KNOTS_A_COMPONENT * mixture.means.shape[0], MOST_KNOTS)
-
-
-def _ends(cells: _Cells, num_knots: int) -> tuple[Tensor, Tensor]:
-    """The ends of the knot intervals, and their lengths."""
-    interval = ops.arange(num_knots, dtype="float32")
-    # Every cell marks its first knot; the running count of marks is the cell's number.
-    marks = ops.segment_sum(
-        ops.ones_like(cells.first), ops.cast(cells.first, "int32"), num_knots
-    )
+def _divide(edges: Tensor, counts: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the knots, shape (G + 1,), and the lengths between them, (G,)."""
+    interval = ops.arange(NUM_INTERVALS, dtype="float32")
+    # Marks the first interval of each cell: the running sum of marks counts the cells.
+    marks = ops.segment_sum(ops.ones_like(first), ops.cast(first, "int32"), NUM_INTERVALS)
     cell = ops.cast(ops.cumsum(marks), "int32") - 1
-    steps = ops.take(cells.length / cells.count, cell)
-    left = ops.take(cells.left, cell) + steps * (interval - ops.take(cells.first, cell))
+    steps = ops.take((edges[1:] - edges[:-1]) / counts, cell)
+    left = ops.take(edges[:-1], cell) + steps * (interval - ops.take(first, cell))
     # Each interval ends where the next begins, so every knot is evaluated once.
     return ops.concatenate([left, left[-1:] + steps[-1:]]), steps
-
-
-def _ruler(extent: Tensor, cells: _Cells) -> Ruler:
-    """Divides the cells into the steps of the bits."""
-    cells_in_octave = np.array(CELLS_IN_OCTAVE)[:, None]
-    first_cell = np.cumsum(cells_in_octave, axis=0) - cells_in_octave
-    # Of every step, outwards: its cell, what part of that it makes up and what lies before it.
-    position = np.arange(1 << STEP_BITS) / (1 << STEP_BITS) * cells_in_octave
-    cell = (first_cell + np.floor(position)).astype("int32").reshape(-1)
-    before = (position % 1.0).reshape(-1)
-    part = np.repeat(cells_in_octave / (1 << STEP_BITS), 1 << STEP_BITS)
-
-    half = sum(CELLS_IN_OCTAVE)
-    cell = np.concatenate([half - 1 - cell, half + cell])
-    before = np.concatenate([1.0 - before, before]).astype("float32")
-    part = np.concatenate([-part, part]) * 2.0 ** (PLACE_BITS - _LOW_BITS)
-    first, count = ops.take(cells.first, cell), ops.take(cells.count, cell)
-    start = (first + count * before) * float(1 << PLACE_BITS)
-    return Ruler(1.0 / extent, ops.cast(start, "int32"), count * part.astype("float32"))
