@@ -133,23 +133,30 @@ def _tabulate(mixture: MixtureTensors) -> _Table:
     return _Table(knots, at_knots, _hermite(at_knots.slope, at_knots.curvature, knots.steps))
 
 
-@compiled
 def _total_of_histogram(
     histogram: Tensor, table: _Table, mixture: MixtureTensors
 ) -> tuple[Tensor, MixtureTensors]:
-    """Computes the sum of f over all weights, and its gradients in the mixture's fields.
+    """Computes the sum of f over all weights, and its gradients in the mixture's fields."""
+    # Two programs: in a single one, XLA would compute the first's results for each component.
+    total, by_knots = _sum_of_cubics(histogram, table)
+    return total, _mixture_gradients(table.knots.ends, mixture, table.at_knots, *by_knots)
 
-    The histogram holds sums of the powers of the weights' places. So the sum of f is linear
-    in the coefficients of the cubics, and these depend on the mixture through f and f' at
-    the knots.
+
+_mixture_gradients = compiled(mixture_gradients)
+
+
+@compiled
+def _sum_of_cubics(histogram: Tensor, table: _Table) -> tuple[Tensor, list[Tensor]]:
+    """Computes the sum of f over all weights, and its gradients in f and f' at the knots.
+
+    The histogram holds sums of the powers of the weights' places, so the sum of f is linear
+    in the coefficients of the cubics.
     """
 
     def total(value: Tensor, slope: Tensor) -> Tensor:
         return ops.sum(histogram * _hermite(value, slope, table.knots.steps))
 
-    at_knots = table.at_knots
-    result, by_knots = value_and_gradients(total, [at_knots.value, at_knots.slope])
-    return result, mixture_gradients(table.knots.ends, mixture, at_knots, *by_knots)
+    return value_and_gradients(total, [table.at_knots.value, table.at_knots.slope])
 
 
 def _hermite(values: Tensor, slopes: Tensor, steps: Tensor) -> Tensor:
