@@ -17,6 +17,7 @@ from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.report import CompressionReport, compression_report
+from tfmot_sws.training import schedules
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.loading import soft_weight_sharing_scope
@@ -56,6 +57,7 @@ __all__ = [
     "place_on_int8_grid",
     "predict_tflite",
     "save_compressed",
+    "schedules",
     "soft_targets",
     "soft_weight_sharing_scope",
     "strip_soft_weight_sharing",

@@ -1,0 +1,78 @@
+"""Files of format version 1 from earlier releases load bit for bit and are written alike.
+
+`tests/data/version_1` holds such files, and beside each the arrays of
+`model.get_weights()` that it was written from.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import tfmot_sws as sws
+from tfmot_sws.coding.container import Section, frame, parse_sections
+from tfmot_sws.coding.model_file import encode_model
+from tfmot_sws.coding.text import decode_text, encode_text
+
+FILES = sorted((pathlib.Path(__file__).parent / "data" / "version_1").glob("*.sws"))
+each_file = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+
+# The options that a file was written with.
+OPTIONS = {
+    "weights_only": {"weights_only": True},
+    "float16_rest": {"float16_rest": True},
+}
+
+
+def two_layers():
+    """The model whose weights `weights_only.sws` holds."""
+    return keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(30, name="a"),
+            keras.layers.Dense(4, name="b"),
+        ]
+    )
+
+
+def load(path):
+    if path.stem == "tf_keras":
+        pytest.importorskip("tf_keras")
+    model = two_layers() if path.stem == "weights_only" else None
+    return sws.load_compressed(path, model=model)
+
+
+def test_there_are_files():
+    assert {path.stem for path in FILES} >= {"bulk", "tf_keras", *OPTIONS}
+
+
+@each_file
+def test_every_array_is_equal_bit_for_bit(path):
+    stored = np.load(path.with_suffix(".npz"))
+    loaded = load(path).get_weights()
+    assert len(loaded) == len(stored.files)
+    for number, array in enumerate(loaded):
+        expected = stored[f"arr_{number}"]
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+        assert array.tobytes() == expected.tobytes()
+
+
+def test_a_file_of_tf_keras_gives_a_model_of_tf_keras():
+    tf_keras = pytest.importorskip("tf_keras")
+    (path,) = (path for path in FILES if path.stem == "tf_keras")
+    assert isinstance(load(path), tf_keras.Model)
+
+
+@each_file
+def test_the_loaded_model_is_written_byte_for_byte_alike(path):
+    data = path.read_bytes()
+    sections = parse_sections(data)
+    written = encode_model(load(path), **OPTIONS.get(path.stem, {})).sections
+    if Section.ARCHITECTURE in sections:
+        # Another version of Keras may describe the same model in other words, so the
+        # stored text is encoded again instead of the model's.
+        text = decode_text(sections[Section.ARCHITECTURE])
+        written[Section.ARCHITECTURE] = encode_text(text)
+    assert {name: part for name, part in written.items() if part} == sections
+    assert b"".join(frame(written)) == data
