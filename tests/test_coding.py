@@ -51,9 +51,9 @@ def synthetic(shape, zeros, num_values, *, structured, seed=0):
     if structured:
         rows, columns = density.shape
         density *= generator.gamma(0.5, 2, (rows, 1)) * generator.gamma(0.5, 2, (1, columns))
-    book = generator.standard_normal(num_values - (zeros > 0)).astype(np.float32)
-    share = np.exp(-np.arange(book.size) / 8)
-    values = generator.choice(book, density.shape, p=share / share.sum())
+    codebook = generator.standard_normal(num_values - (zeros > 0)).astype(np.float32)
+    share = np.exp(-np.arange(codebook.size) / 8)
+    values = generator.choice(codebook, density.shape, p=share / share.sum())
     return np.where(generator.random(density.shape) < density, values, 0).reshape(shape)
 
 
@@ -192,11 +192,11 @@ def test_tensors_of_one_mixture_share_a_codebook():
         np.zeros((9, 9), np.float32),
         generator.standard_normal(100).astype(np.float32),
     ]
-    books, numbers = assign_codebooks(arrays)
+    codebooks, numbers = assign_codebooks(arrays)
     assert numbers[0] == numbers[1] != numbers[2]
     assert numbers[3] is not None
     assert numbers[4] is None
-    assert [book.tolist() for book in books] == [VALUES.tolist(), other.tolist()]
+    assert [codebook.tolist() for codebook in codebooks] == [VALUES.tolist(), other.tolist()]
 
 
 def test_matrix_views():

@@ -64,22 +64,22 @@ def read_tensors(tensors, indices):
         number, has_dtype = divmod(table.varint(), 2)
         dtype = table.take(1)[0] if has_dtype else 0
         shape = tuple(table.varint() for _ in range(table.varint()))
-        storage, book = (number, 0) if number < 2 else (2 + number % 2, (number - 2) // 2)
-        rows.append((shape, (DTYPES + " bool").split()[dtype], storage, book))
-    books = []
-    for _ in range(max([book + 1 for _, _, s, book in rows if s >= 2], default=0)):
+        storage, codebook = (number, 0) if number < 2 else (2 + number % 2, (number - 2) // 2)
+        rows.append((shape, (DTYPES + " bool").split()[dtype], storage, codebook))
+    codebooks = []
+    for _ in range(max([codebook + 1 for _, _, s, codebook in rows if s >= 2], default=0)):
         size, form = divmod(tensors.varint(), 4)
         assert form < 2
         dtype = ("<f4", "<f2")[form]
-        books.append(np.frombuffer(tensors.take(size * int(dtype[2])), dtype))
+        codebooks.append(np.frombuffer(tensors.take(size * int(dtype[2])), dtype))
     plain = iter(read_plain(tensors, [row for row in rows if row[2] < 2]))
-    symbols = iter(read_symbols(indices, [row for row in rows if row[2] >= 2], books))
+    symbols = iter(read_symbols(indices, [row for row in rows if row[2] >= 2], codebooks))
     arrays = []
-    for _, dtype, storage, book in rows:
+    for _, dtype, storage, codebook in rows:
         if storage < 2:
             arrays.append(next(plain))
         else:
-            values = np.concatenate([[0], books[book]])
+            values = np.concatenate([[0], codebooks[codebook]])
             arrays.append(values[next(symbols)].astype(dtype))
     return arrays
 
@@ -102,15 +102,15 @@ def read_plain(tensors, rows):
     return [found[number] for number in range(len(rows))]
 
 
-def read_symbols(indices, rows, books):
+def read_symbols(indices, rows, codebooks):
     streams = iter([indices.take(indices.varint()) for row in rows if row[2] == 3])
     adaptive = Adaptive(indices.data[indices.place :])
-    for shape, _, storage, book in rows:
-        num_values = len(books[book])
+    for shape, _, storage, codebook in rows:
+        num_values = len(codebooks[codebook])
         if storage == 3:
             yield read_bulk(next(streams), shape, num_values).reshape(shape)
         else:
-            yield adaptive.read(shape, book, num_values).reshape(shape)
+            yield adaptive.read(shape, codebook, num_values).reshape(shape)
 
 
 def matrix(shape):
@@ -210,7 +210,7 @@ class Adaptive:
             flags.append(self.flags.bit(self.bits, contexts))
         return flags[2:]
 
-    def read(self, shape, book, num_values):
+    def read(self, shape, codebook, num_values):
         (rows, columns), num_units = matrix(shape), len(self.units)
         stride = stride_of(shape, num_units)
         linked = num_units and rows % num_units == 0
@@ -223,7 +223,7 @@ class Adaptive:
             self.units = row_flags
         self.number += 1
         self.zero.counters = [{} for _ in self.zero.counters]
-        mixer = self.values.setdefault(book, Mixer(6, 20000, 12, 2))
+        mixer = self.values.setdefault(codebook, Mixer(6, 20000, 12, 2))
         live = np.flatnonzero(column_flags).tolist()
         found = Found(rows, columns, stride)
         for row in np.flatnonzero(row_flags).tolist():

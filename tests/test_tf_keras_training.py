@@ -159,7 +159,7 @@ def test_architecture_that_asks_for_more_memory_is_turned_down():
     hostile = text.replace(b'"units": 16'.replace(b" ", b""), b'"units":90000000')
     assert hostile != text
     with pytest.raises(sws.CompressedFileError, match="does not hold"):
-        architecture.trial(hostile, kinds, None)
+        architecture.check_architecture(hostile, kinds, None)
 
 
 # Layers that train and infer differently.

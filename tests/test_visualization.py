@@ -93,7 +93,7 @@ def test_histogram_of_one_model_on_a_given_subfigure():
 
 def test_movement_counts_pairs_where_they_belong():
     before, after = np.float32([0.1, 0.1, -0.2, 9.0]), np.float32([0.0, 0.0, -0.2, 0.25])
-    counts = Movement.count(before, after, reaches=(0.5, 0.3), bins=5).counts
+    counts = Movement.count(before, after, limits=(0.5, 0.3), bins=5).counts
     expected = np.zeros((5, 5))
     expected[3, 2], expected[1, 0], expected[4, 4] = 2, 1, 1
     np.testing.assert_array_equal(counts, expected)
@@ -101,7 +101,7 @@ def test_movement_counts_pairs_where_they_belong():
 
 def test_movement_matches_numpy(rng):
     before, after = rng.uniform(-1, 1, (2, 5000)).astype("float32")
-    movement = Movement.count(before, after, reaches=(1.0, 1.0), bins=20)
+    movement = Movement.count(before, after, limits=(1.0, 1.0), bins=20)
     edges = (movement.edges_before, movement.edges_after)
     expected, _, _ = np.histogram2d(before, after, edges)
     assert np.abs(movement.counts - expected).sum() <= 4, "but for rounding at the edges"

@@ -1,4 +1,4 @@
-"""The `.sws` file: stripped models as bytes and back; the format is in docs/format.md.
+"""Writes stripped models to `.sws` files and reads them back; see docs/format.md.
 
-Owns the codes, the container and the stored architecture. Imports `models`.
+Holds the codes, the container and the stored architecture. Imports `models`.
 """

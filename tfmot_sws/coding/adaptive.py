@@ -1,10 +1,11 @@
-"""Adaptive coding of small index tensors, entry by entry.
+"""Codes small index tensors adaptively, entry by entry.
 
-A tensor is seen as a matrix of symbols, one row per input and one column per output;
-symbol 0 is the value zero. Rows and columns without a non-zero entry are named first,
-by one flag each. The other entries are coded row by row: is it zero, and if not, which
-value. What was learned on one tensor serves the next: the distribution of the values,
-and which units are dead, since a dead output is mostly a dead input of the next layer.
+The coder treats a tensor as a matrix of symbols, with one row per input and one column
+per output; symbol 0 is the value zero. First, one flag per row and per column marks those
+that hold only zeros. Then it codes the other entries row by row: first whether the entry
+is zero, and if it is not, its value. The statistics carry over from one tensor to the
+next: the distribution of the values, and which units are dead, since a dead output is
+mostly a dead input of the next layer.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from tfmot_sws.coding.matrix import Symbols, cheapest_classes
 from tfmot_sws.coding.mixing import Mixer
 
 _UNKNOWN_UNIT: Final = 2
-# Larger than every number of a node in the tree of values.
+# Larger than any node number in the tree of values, so that symbol * _SPAN + node is unique.
 _SPAN: Final = 1024
-# All matrices of a file together take no more bits than this: some seconds.
+# Limits the bits of all matrices of a file, so that decoding takes seconds at most.
 MAX_STEPS: Final = 1 << 19
 
 
 class AdaptiveIndexCoder:
-    """Codes index matrices one after the other; encoder and decoder run the same steps.
+    """Codes index matrices one after the other; writing and reading run the same steps.
 
     Args:
         coder: a `BitEncoder` or a `BitDecoder`.
@@ -55,7 +56,7 @@ class AdaptiveIndexCoder:
 
     @property
     def num_linked_units(self) -> int:
-        """Number of columns of the matrix before; 0 at the beginning."""
+        """Number of output units of the previous tensor; 0 before the first."""
         return len(self._units)
 
     def code(self, symbols: Symbols, *, codebook: int, num_symbols: int, stride: int) -> None:
@@ -63,13 +64,13 @@ class AdaptiveIndexCoder:
 
         Args:
             symbols: shape (R, C), numbers below `num_symbols`; all 0 when decoding.
-            codebook: number of the codebook, whose values share their statistics.
+            codebook: number of the codebook; matrices of one codebook share statistics.
             num_symbols: size of the alphabet, symbol 0 included, at most 512.
             stride: distance in rows, at least 2, to a second neighbour (the same input
-                one kernel tap or image row before); more than R for none.
+                one kernel tap or image row before); more than R if there is none.
 
         Raises:
-            CompressedFileError: when that takes more than the `steps_left`.
+            CompressedFileError: the matrix takes more than `steps_left` bits.
         """
         num_rows, num_columns = symbols.shape
         self._spend(num_rows + num_columns)
@@ -78,7 +79,7 @@ class AdaptiveIndexCoder:
         if num_columns > 1:
             columns = self._code_flags(_alive(symbols, 0), [_UNKNOWN_UNIT] * num_columns)
         self._spend(sum(rows) * sum(columns))
-        # A bias says nothing of the units of its kernel that the kernel did not say.
+        # A bias describes the same units as its kernel, so the flags of the kernel stay.
         if num_columns > 1 or num_rows != len(self._units):
             self._units = columns if num_columns > 1 else rows
         self._num_coded += 1
@@ -100,7 +101,7 @@ class AdaptiveIndexCoder:
             )
 
     def _linked_units(self, num_rows: int) -> list[int]:
-        """For each row, whether the unit it reads was alive in the matrix before."""
+        """Tells for each row whether its input unit was alive in the previous tensor."""
         if not self._units or num_rows % len(self._units):
             return [_UNKNOWN_UNIT] * num_rows
         return self._units * (num_rows // len(self._units))
@@ -118,26 +119,26 @@ class AdaptiveIndexCoder:
 
 
 def _alive(symbols: Symbols, axis: int) -> NDArray[np.int32]:
-    """1 for each row (axis 1) or column to be coded; all, where naming some costs more."""
+    """Flags the rows (axis 1) or columns to code: all of them if the flags cost too much."""
     counts = np.count_nonzero(symbols, axis=axis)
     alive = (counts > 0).astype(np.int32)
     return cheapest_classes(counts, symbols.shape[axis], [alive, np.ones_like(alive)])
 
 
 def adaptive_steps(symbols: Symbols, num_symbols: int) -> int:
-    """Bits that the adaptive coder codes for one matrix, at most."""
+    """Counts the binary decisions that the adaptive coder takes at most for one matrix."""
     live = int(_alive(symbols, 1).sum()) * int(_alive(symbols, 0).sum())
     num_nonzeros = int(np.count_nonzero(symbols))
     return sum(symbols.shape) + live + _depth(num_symbols) * num_nonzeros
 
 
 def _depth(num_symbols: int) -> int:
-    """Bits that tell the symbols from 1 up apart."""
+    """Returns the number of bits that tell the symbols from 1 up apart."""
     return max(0, num_symbols - 2).bit_length()
 
 
 class _Scan:
-    """The walk over the live entries of one matrix, row by row."""
+    """Walks over the live entries of one matrix, row by row."""
 
     def __init__(self, symbols: Symbols, columns: list[int], stride: int) -> None:
         self._symbols, self._columns, self._stride = symbols, columns, stride
@@ -147,7 +148,7 @@ class _Scan:
         self._last_in_column = [0] * num_columns
 
     def code_row(self, row: int, coder: BitCoder, zero: Mixer, tree: _ValueTree) -> int:
-        """Codes the entries of one row in the live columns; returns how many are not 0."""
+        """Codes the live entries of one row; returns the number of non-zeros."""
         line = self._symbols[row].tolist()
         above, far, patterns, densities = self._neighbours(row)
         counts, last_symbols = self._column_counts, self._last_in_column
@@ -170,7 +171,7 @@ class _Scan:
         return row_count
 
     def _neighbours(self, row: int) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Contexts that depend on the rows before only, each a list over the columns."""
+        """Computes the contexts that depend only on earlier rows, each for all columns."""
         stride = self._stride
         above, second, third = (self._line(row - distance) for distance in (1, 2, 3))
         far, farther = self._line(row - stride), self._line(row - 2 * stride)

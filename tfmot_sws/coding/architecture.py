@@ -1,4 +1,4 @@
-"""The architecture of a Keras model as text and back, trusting nothing in the text."""
+"""Writes the architecture of a Keras model as text, and builds models from untrusted text."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tfmot_sws.models.rebuild import dicts_in
 
 CustomObjects = Mapping[str, Any] | None
 
-# Code, or other files, in the guise of a layer.
+# Layers that run stored code or read other files.
 _UNSAFE: Final = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
-# Values that Keras writes in the form of a class.
+# Values, not classes, that Keras stores with a class name.
 _PLAIN: Final = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
 
-# Says that a model is not one of Keras 3.
+# Key that names the library of a model that is not of Keras 3.
 _LIBRARY: Final = "library"
 
 
 def describe(model: keras.Model) -> bytes:
-    """The configuration of a model as JSON.
+    """Returns the configuration of a model as JSON.
 
     Raises:
-        ValueError: the model has no configuration, or not one that is safe to load.
+        ValueError: the model has no configuration, or one that is not safe to load.
     """
     advice = "Save it with weights_only=True, and load it with model= a model built by code."
     try:
@@ -65,40 +65,43 @@ def _asset_problem(model: keras.Model) -> str | None:
     return None
 
 
-def rebuild(
+def build_architecture(
     text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
 ) -> keras.Model:
-    """The model that the text describes, with initial weights; after a `trial`.
+    """Builds the model that the text describes, with initial weights.
 
-    The arguments and errors are those of `trial`.
+    The arguments and errors are those of `check_architecture`, which runs first.
     """
-    return _build(text, trial(text, variables, custom_objects))
+    return _build(text, check_architecture(text, variables, custom_objects))
 
 
-def trial(
+def check_architecture(
     text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
 ) -> dict[str, Any]:
-    """Builds the model without memory for weights, and checks what that gives.
+    """Checks that a text is safe to load and describes a model with these variables.
 
-    So a text that asks for other variables than the file holds costs nothing.
+    Builds the model once without memory for its weights, so that a text that asks for
+    more variables than the file holds costs nothing.
 
     Args:
         text: from `describe`, or from an unknown source.
-        variables: shape and dtype of the variables that the model has to have.
+        variables: shape and dtype of each variable that the model must have.
         custom_objects: classes and functions by name that the text may refer to.
 
     Returns:
-        The custom and registered objects that it does refer to.
+        The custom and registered objects that the text refers to.
 
     Raises:
-        CompressedFileError: when the text is no model, or not one with these variables,
-            or refers to anything but Keras' own classes, registered and custom ones.
+        CompressedFileError: the text does not describe a model, or not one with these
+            variables, or refers to a class that is neither Keras' own, nor registered,
+            nor among the custom objects.
     """
     objects = _checked_objects(text, custom_objects)
     sizes = [math.prod(shape) for shape, _ in variables]
-    # Keras keeps pending variables by thread: those of the trial end with its thread.
+    # Keras keeps a list of uninitialized variables per thread. In a thread of its own, the
+    # model built without memory leaves none of them behind.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        wanted = thread.submit(_trial_variables, text, objects, sizes).result()
+        wanted = thread.submit(_variables_without_memory, text, objects, sizes).result()
     if len(wanted) != len(variables) or not all(map(fits, wanted, variables)):
         raise CompressedFileError(
             f"The architecture has {len(wanted)} variables, the file {len(variables)}, and "
@@ -109,11 +112,11 @@ def trial(
 
 
 def variables_of(model: keras.Model) -> list[VariableKind]:
-    """Shape and dtype of all variables of a model, in their order."""
+    """Returns shape and dtype of all variables of a model, in their order."""
     return [(tuple(v.shape), v.dtype) for v in view_of(model).variables]
 
 
-def _trial_variables(
+def _variables_without_memory(
     text: bytes, objects: dict[str, Any], sizes: list[int]
 ) -> list[VariableKind]:
     with _library_of(json.loads(text)).limited(sizes):
@@ -137,7 +140,7 @@ def _library_of(config: dict[str, Any]) -> Library:
 
 
 def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
-    # Keras changes the configuration that it is given: parse it for every build.
+    # Keras modifies the configuration that it is given, so every build parses the text.
     config = json.loads(text)
     library = _library_of(config)
     config.pop(_LIBRARY, None)
@@ -150,7 +153,7 @@ def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
             f"The architecture asks for a variable of shape {error.shape}, "
             "which the file does not hold. Do not use the file."
         ) from error
-    # Keras and custom classes raise what they like at a config that is not theirs.
+    # Keras and custom classes may raise any exception at a damaged configuration.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         raise CompressedFileError(
@@ -159,13 +162,13 @@ def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
         ) from error
     if not isinstance(model, library.model):
         raise CompressedFileError(
-            f"The architecture is a {type(model).__name__}, no model. Do not use the file."
+            f"The architecture is a {type(model).__name__}, not a model. Do not use the file."
         )
     return model
 
 
 def _checked_objects(text: bytes, custom_objects: CustomObjects) -> dict[str, Any]:
-    """The registered and custom objects that a safe text refers to."""
+    """Returns the registered and custom objects that a text refers to, if it is safe."""
     objects = dict(custom_objects or {})
     try:
         config = json.loads(text)
@@ -188,7 +191,10 @@ def _is_dict(config: Any) -> bool:
 
 
 def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | None:
-    """What in a configuration is not safe to load, if anything; collects its own classes."""
+    """Names a part of a configuration that is not safe to load, or returns `None`.
+
+    Adds the registered and custom classes that it meets to `objects`.
+    """
     named = (
         part
         for part in dicts_in(config)

@@ -1,8 +1,8 @@
-"""A binary arithmetic coder: integers only, so every machine agrees on every byte.
+"""Codes bits arithmetically, in integers only, so every machine agrees on every byte.
 
-`BitEncoder` and `BitDecoder` have one method in common, `code`, so that one and the
-same model code writes and reads: the encoder returns the bit it is given, the decoder
-ignores it and returns the bit it finds.
+`BitEncoder` and `BitDecoder` share the method `code`, so that the same code models both
+writing and reading: the encoder returns the bit that it is given, and the decoder ignores
+that bit and returns the one that it reads.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _BYTE_SHIFT = _WINDOW - 8
 
 
 class BitCoder(Protocol):
-    """What the models need of an encoder or a decoder."""
+    """Interface that the models need of an encoder or a decoder."""
 
     def code(self, bit: int, probability: int) -> int:
-        """Writes or reads one bit whose chance of being 1 is `probability` / 65536."""
+        """Writes or reads one bit that is 1 with probability `probability` / 65536."""
         ...
 
 
@@ -41,7 +41,7 @@ class BitEncoder:
         self._bytes = bytearray()
 
     def code(self, bit: int, probability: int) -> int:
-        """Narrows the interval to the part of `bit` and sends the settled bytes."""
+        """Narrows the interval to the part of `bit` and appends the bytes that are final."""
         low, high = self._low, self._high
         middle = low + ((high - low) >> PROBABILITY_BITS) * probability
         if bit:
@@ -56,11 +56,11 @@ class BitEncoder:
         return bit
 
     def __len__(self) -> int:
-        """Bytes settled so far."""
+        """Number of bytes that are final so far."""
         return len(self._bytes)
 
     def finish(self) -> bytes:
-        """The fewest bytes that name the interval; the decoder reads zeros after them."""
+        """Returns the fewest bytes that identify the interval; the decoder pads with zeros."""
         for kept in range(0, _WINDOW + 8, 8):
             unit = 1 << (_WINDOW - kept)
             value = -(-self._low // unit) * unit
@@ -81,7 +81,7 @@ class BitDecoder:
             self._value = self._value << 8 | next(self._data, 0)
 
     def code(self, bit: int, probability: int) -> int:
-        """Finds the next bit; the first argument is ignored."""
+        """Returns the next bit; ignores the first argument."""
         low, high = self._low, self._high
         middle = low + ((high - low) >> PROBABILITY_BITS) * probability
         bit = int(self._value <= middle)

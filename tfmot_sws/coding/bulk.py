@@ -1,10 +1,11 @@
-"""Fast coding of large index tensors, a block of rows at a time.
+"""Codes large index tensors fast, a block of rows at a time.
 
-The model is counts only: the chance of a non-zero is read from the counts of its
-context, the value from the counts of the values so far. Counts are frozen while a block
-is coded, so that a whole block is one call into `constriction`. Contexts use what a
-decoder has: the density class of the row (sent first), the density of the column so
-far, and the entries one and two strides above. All counts are integers.
+The model consists of counts: those of a context give the probability of a non-zero, and
+those of the values so far give the probability of each value. The counts stay fixed while
+a block is coded, so that a whole block takes one call into `constriction`. A context is
+made of data that the decoder already has: the density class of the row (sent first), the
+density of the column so far, and the entries one and two strides above. All counts are
+integers.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from tfmot_sws.coding.matrix import Symbols, cheapest_classes
 from tfmot_sws.coding.range_coder import SymbolCoder, frequencies
 
 _BLOCK_ENTRIES: Final = 1 << 13
-# A row or column is of class k when its density is at least _BOUNDS[k - 1] / 12 of the
-# mean density; class 0 of a row means that it has no non-zero entry at all.
+# The density class of a row or column is 1 plus the number of bounds b for which its density
+# is at least b / 12 of the mean density; class 0 is a row without a non-zero entry.
 _BOUNDS: Final = np.array([3, 6, 9, 11, 13, 16, 24, 48])
 _NUM_CLASSES: Final = len(_BOUNDS) + 2
 _MEAN_CLASS: Final = 5
-# A new context starts as if _PRIOR entries of average density had been seen in it.
+# A new context starts as if it had seen _PRIOR entries of average density.
 _PRIOR: Final = 8
 _UNIT: Final = 1 << 12
 _NUM_CONTEXTS: Final = _NUM_CLASSES * _NUM_CLASSES * 4
 
 
 class BulkIndexCoder:
-    """Codes one large index matrix; encoder and decoder run the same steps.
+    """Codes one large index matrix; writing and reading run the same steps.
 
     Args:
         coder: a `SymbolEncoder` or a `SymbolDecoder`.
         symbols: shape (R, C), numbers below `num_symbols`; all 0 in a decoder, which
             fills it in place.
         num_symbols: size of the alphabet, symbol 0 included.
-        stride: distance in rows to a neighbour; more than R for none.
+        stride: distance in rows to a neighbour; more than R if there is none.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class BulkIndexCoder:
         classes = _row_classes(self._symbols, self._columns.size)
         start = 0
         while start < len(classes):
-            # Small blocks first, since nothing is known yet.
+            # The first blocks are small, since the counts hold little information yet.
             self._block = max(1, min(self._max_block, start // 4))
             self._code_block(start, classes[start : start + self._block])
             start += self._block
 
     def _code_columns(self) -> NDArray[np.intp]:
-        """The columns that have a non-zero entry at all."""
+        """Codes and returns the numbers of the columns with a non-zero entry."""
         counts = np.count_nonzero(self._symbols, axis=0)
         alive = (counts > 0).astype(np.int32)
         flags = cheapest_classes(counts, len(self._symbols), [np.ones_like(alive), alive])
@@ -118,13 +119,13 @@ class BulkIndexCoder:
 
 
 def _density_classes(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Class 1 and up of each count against the mean, total / counts.size."""
+    """Classifies each count by its ratio to the mean, total / counts.size, from 1 up."""
     bounds = _BOUNDS * total
     return 1 + np.searchsorted(bounds, 12 * counts * counts.size, side="right")
 
 
 def _row_classes(symbols: Symbols, num_columns: int) -> NDArray[np.int32]:
-    """Density class of each row, in as much detail as pays."""
+    """Classifies rows by density, into as many classes as make the file smallest."""
     counts = np.count_nonzero(symbols, axis=1)
     alive = (counts > 0).astype(np.int32)
     detailed = alive * _density_classes(counts, counts.sum()).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Numbers in a byte string: seven bits a byte, and a reader that cannot run over."""
+"""Writes numbers in few bytes, and reads byte strings with checks of their length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MAX_VARINT_BYTES = 9
 
 
 def varint(number: int) -> bytes:
-    """The number, 0 to 2**63 - 1, seven bits a byte, lowest first; the last byte is < 128.
+    """Encodes 0 to 2**63 - 1, seven bits a byte, lowest first; the last byte is < 128.
 
     Example:
         >>> varint(300).hex()
@@ -28,7 +28,7 @@ class ByteReader:
     r"""Reads a byte string from front to back.
 
     Raises:
-        CompressedFileError: from every method, when the bytes do not suffice.
+        CompressedFileError: from every method, if too few bytes are left.
 
     Example:
         >>> reader = ByteReader(bytes([0xAC, 0x02, 7, 8]))
@@ -46,21 +46,21 @@ class ByteReader:
         return len(self._data) - self._position
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """Returns the next `size` bytes."""
         if size > self.remaining:
             raise CompressedFileError(
-                f"The file is cut short: {size} bytes were to follow at one place, "
+                f"The file is cut short: {size} bytes were expected at one place, "
                 f"{self.remaining} are left. Copy or download the file again."
             )
         self._position += size
         return self._data[self._position - size : self._position]
 
     def byte(self) -> int:
-        """The next byte as a number."""
+        """Returns the next byte as a number."""
         return self.take(1)[0]
 
     def varint(self) -> int:
-        """The next number written by `varint`."""
+        """Returns the next number written by `varint`."""
         number = 0
         for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
             byte = self.byte()

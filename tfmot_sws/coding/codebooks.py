@@ -1,7 +1,7 @@
-"""Codebooks: which tensors share one, and how its values are written.
+"""Chooses which tensors share a codebook, and writes and reads codebooks.
 
-A codebook holds the non-zero values of its tensors, ascending. Symbol 0 stands for zero
-in every codebook, symbol s for value number s - 1.
+A codebook holds the non-zero values of its tensors in ascending order. Symbol 0 stands
+for zero in every codebook, symbol s for value number s - 1.
 """
 
 from __future__ import annotations
@@ -20,61 +20,70 @@ from tfmot_sws.coding.matrix import Symbols
 from tfmot_sws.coding.table import CLUSTERABLE
 from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE, entropy_bits
 
-Book = NDArray[np.float32]
+# The non-zero values, ascending, shape (V,).
+Codebook = NDArray[np.float32]
 
 _FORMATS: Final = (np.dtype("<f4"), np.dtype("<f2"), np.dtype(ml_dtypes.bfloat16))
+# A few values show that a tensor is not clustered, which saves sorting all of them.
 _HEAD: Final = 1 << 12
-# Plain floats deflate to about this share: the mantissas stay, the exponents shrink.
-_PLAIN_SHARE: Final = 0.88
+# Plain floats deflate to about this part of their size: only the exponents compress.
+_PLAIN_RATIO: Final = 0.88
 
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """The distinct non-zero values of a tensor, and what indices would cost."""
+    """The distinct non-zero values of a tensor, and its size with and without indices."""
 
-    nonzeros: Book
+    nonzeros: Codebook
     num_nonzeros: int
     index_bytes: float
     plain_bytes: float
 
-    def cost_in(self, book: set[float]) -> float:
-        """Bytes that the tensor costs as indices of a codebook so far as given."""
-        union = len(book.union(self.nonzeros.tolist()))
-        # A symbol that never occurs here dilutes the others until that is learned.
+    def cost_in(self, codebook: set[float]) -> float:
+        """Estimates the bytes that the tensor adds to a file with this codebook."""
+        union = len(codebook.union(self.nonzeros.tolist()))
+        # Symbols that the tensor does not use take probability from the others until the
+        # coder has learned that they are absent.
         spread = np.log2(max(1, union) / max(1, self.nonzeros.size))
         dilution = min(self.num_nonzeros * spread / 8, union)
-        return 4 * (union - len(book)) + self.index_bytes + dilution
+        return 4 * (union - len(codebook)) + self.index_bytes + dilution
 
 
-def assign_codebooks(arrays: Sequence[NDArray[Any]]) -> tuple[list[Book], list[int | None]]:
-    """Chooses the codebooks so that they and the indices are small.
+def assign_codebooks(
+    arrays: Sequence[NDArray[Any]],
+) -> tuple[list[Codebook], list[int | None]]:
+    """Chooses the codebooks that make codebooks and indices together small.
 
     Returns:
-        The codebooks, and for each array the number of its codebook, or `None` where
-        it is smaller plain or where a codebook does not give every bit back.
+        The codebooks, and for each array the number of its codebook. The number is `None`
+        if the array is smaller without one, or if a codebook would not keep every bit.
     """
     found = {i: values for i, array in enumerate(arrays) if (values := _values(array))}
-    books: list[set[float]] = []
+    codebooks: list[set[float]] = []
     numbers: list[int | None] = [None] * len(arrays)
-    # The largest first: they decide which codebooks there are, small ones join in.
+    # Large tensors come first and found the codebooks; small ones join a codebook that
+    # has most of their values already.
     for number in sorted(found, key=lambda i: -found[i].plain_bytes):
-        numbers[number] = _join(books, found[number])
-    return [np.array(sorted(book), np.float32) for book in books], numbers
+        numbers[number] = _join(codebooks, found[number])
+    return [np.array(sorted(values), np.float32) for values in codebooks], numbers
 
 
-def _join(books: list[set[float]], values: _Values) -> int | None:
-    """The number of the cheapest codebook, which takes the values in; `None` for none."""
+def _join(codebooks: list[set[float]], values: _Values) -> int | None:
+    """Adds the values to the cheapest codebook and returns its number; `None` for none."""
     own = set(values.nonzeros.tolist())
-    fitting = [i for i, book in enumerate(books) if len(book | own) <= MAX_CODEBOOK_SIZE]
-    costs = {number: values.cost_in(books[number]) for number in fitting}
-    # A further codebook costs two bytes of its own.
-    costs[len(books)] = values.cost_in(set()) + 2
+    costs = {
+        number: values.cost_in(codebook)
+        for number, codebook in enumerate(codebooks)
+        if len(codebook | own) <= MAX_CODEBOOK_SIZE
+    }
+    # The head of a new codebook takes two bytes.
+    costs[len(codebooks)] = values.cost_in(set()) + 2
     best = min(costs, key=costs.__getitem__)
     if costs[best] >= values.plain_bytes:
         return None
-    if best == len(books):
-        books.append(set())
-    books[best] |= own
+    if best == len(codebooks):
+        codebooks.append(set())
+    codebooks[best] |= own
     return best
 
 
@@ -89,7 +98,7 @@ def _values(array: NDArray[Any]) -> _Values | None:
     if values.size > MAX_CODEBOOK_SIZE or np.isnan(values).any():
         return None
     index_bytes = 1 + entropy_bits([*counts, array.size - counts.sum()]) * array.size / 8
-    return _Values(values, int(counts.sum()), index_bytes, _PLAIN_SHARE * array.nbytes)
+    return _Values(values, int(counts.sum()), index_bytes, _PLAIN_RATIO * array.nbytes)
 
 
 def _distinct(flat: NDArray[Any]) -> NDArray[Any]:
@@ -97,22 +106,24 @@ def _distinct(flat: NDArray[Any]) -> NDArray[Any]:
     return values[values != 0]
 
 
-def to_symbols(array: NDArray[Any], book: Book) -> Symbols:
-    """The symbols of a tensor whose values are all zero or in the codebook."""
-    symbols = empty_symbols(array.shape, book).reshape(-1)
+def to_symbols(array: NDArray[Any], codebook: Codebook) -> Symbols:
+    """Returns the symbols of a tensor whose values are all zero or in the codebook."""
+    symbols = empty_symbols(array.shape, codebook).reshape(-1)
     flat = array.reshape(-1)
     places = np.flatnonzero(flat)
-    symbols[places] = np.searchsorted(book, flat[places].astype(np.float32)) + 1
+    symbols[places] = np.searchsorted(codebook, flat[places].astype(np.float32)) + 1
     return symbols.reshape(array.shape)
 
 
-def empty_symbols(shape: tuple[int, ...], book: Book) -> Symbols:
-    """Zeros of the smallest dtype that holds every symbol."""
-    return np.zeros(shape, np.uint8 if book.size < 256 else np.uint16)
+def empty_symbols(shape: tuple[int, ...], codebook: Codebook) -> Symbols:
+    """Returns zeros of the smallest dtype that holds every symbol."""
+    return np.zeros(shape, np.uint8 if codebook.size < 256 else np.uint16)
 
 
-def encode_codebook(book: Book) -> bytes:
-    """A count, a format, and the values, in 16 bits each where that loses nothing.
+def encode_codebook(codebook: Codebook) -> bytes:
+    """Encodes the number of values, their format, and the values, losslessly.
+
+    Values take 16 bits each if that keeps every bit, else 32.
 
     Example:
         >>> encode_codebook(np.float32([-0.5, 0.25])).hex()
@@ -120,17 +131,17 @@ def encode_codebook(book: Book) -> bytes:
     """
     for number in (1, 2, 0):
         with np.errstate(over="ignore"):
-            short = book.astype(_FORMATS[number])
-        if np.array_equal(short.astype(np.float32), book):
+            short = codebook.astype(_FORMATS[number])
+        if np.array_equal(short.astype(np.float32), codebook):
             break
-    return varint(book.size << 2 | number) + short.tobytes()
+    return varint(codebook.size << 2 | number) + short.tobytes()
 
 
-def decode_codebook(reader: ByteReader) -> Book:
-    """The codebook that `encode_codebook` was given.
+def decode_codebook(reader: ByteReader) -> Codebook:
+    """Returns the codebook that `encode_codebook` was given.
 
     Raises:
-        CompressedFileError: when the values are not ascending, or zero, or too many.
+        CompressedFileError: the values are not ascending, or zero, or NaN, or too many.
     """
     size, number = divmod(reader.varint(), 4)
     if size > MAX_CODEBOOK_SIZE or number >= len(_FORMATS):
@@ -139,10 +150,11 @@ def decode_codebook(reader: ByteReader) -> Book:
             "were expected. The file is damaged; copy or download it again."
         )
     values = np.frombuffer(reader.take(size * _FORMATS[number].itemsize), _FORMATS[number])
-    book = values.astype(np.float32)
-    if not (np.all(book[1:] > book[:-1]) and np.all(book != 0) and not np.isnan(book).any()):
+    codebook = values.astype(np.float32)
+    ascending = np.all(codebook[1:] > codebook[:-1])
+    if not ascending or np.any(codebook == 0) or np.isnan(codebook).any():
         raise CompressedFileError(
             "The values of a codebook are not ascending, or zero or NaN. The file is "
             "damaged; copy or download it again."
         )
-    return book
+    return codebook

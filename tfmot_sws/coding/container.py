@@ -1,6 +1,6 @@
-"""The frame of a `.sws` file: magic, version, and sections with checksums.
+"""Frames a `.sws` file: magic, version, and sections with checksums.
 
-See `docs/format.md` for the format as a whole.
+See `docs/format.md` for the whole format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHECKSUM_BYTES = 4
 
 
 class Section(enum.IntEnum):
-    """The parts of a file, in the order in which they are written."""
+    """Sections of a file, in the order in which they are written."""
 
     ARCHITECTURE = 0
     TENSORS = 1
@@ -46,7 +46,7 @@ def write_sections(path: str | os.PathLike[str], parts: Mapping[Section, bytes])
 
 
 def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:
-    """The bytes of a file in pieces; empty sections are left out."""
+    """Yields the bytes of a file in pieces, without its empty sections."""
     present = [section for section in Section if parts.get(section)]
     yield MAGIC + bytes([VERSION, sum(1 << section for section in present)])
     for section in present:
@@ -57,11 +57,11 @@ def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:
 
 
 def parse_sections(data: bytes) -> dict[Section, bytes]:
-    """Splits a file into its sections and checks every one of them.
+    """Splits a file into its sections, and checks each of them.
 
     Raises:
-        CompressedFileError: when the magic, the version, a length or a checksum is wrong,
-            or there are unknown sections, or bytes follow the last one.
+        CompressedFileError: the magic, the version, a length or a checksum is wrong, a
+            section is unknown, or bytes follow the last one.
     """
     reader = ByteReader(data)
     if data[: len(MAGIC)] != MAGIC:
@@ -80,7 +80,7 @@ def parse_sections(data: bytes) -> dict[Section, bytes]:
     parts = {s: _payload(reader, s) for s in Section if present >> s & 1}
     if present >> len(Section) or reader.remaining:
         raise CompressedFileError(
-            f"There are sections that nobody knows ({present:#b}), or {reader.remaining} "
+            f"There are unknown sections ({present:#b}), or {reader.remaining} "
             "bytes after the last one. The file is damaged; copy or download it again."
         )
     return parts

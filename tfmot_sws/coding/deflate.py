@@ -1,4 +1,4 @@
-"""Raw deflate streams, with a limit on what they unfold to."""
+"""Packs bytes as raw deflate streams, and unpacks them up to a limit on their size."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ _STORED, _DEFLATED = 0, 1
 
 
 def deflate(data: bytes, known: bytes = b"") -> bytes:
-    """A raw deflate stream (RFC 1951).
+    """Compresses to a raw deflate stream (RFC 1951).
 
     Args:
-        data: what to pack.
+        data: the bytes to compress.
         known: text that writer and reader have beforehand; its last 32 KiB count.
     """
-    # The mantissas of many floats do not shrink, however long one tries.
+    # Large data is mostly mantissas of floats, which no level compresses, so the fast
+    # level serves.
     level = 9 if len(data) <= _THOROUGH_UP_TO else 1
     packer = zlib.compressobj(level, zlib.DEFLATED, _RAW, 9, zdict=known)
     return packer.compress(data) + packer.flush()
 
 
 def inflate(data: bytes, max_size: int, known: bytes = b"") -> bytes:
-    """What `deflate` was given.
+    """Returns the bytes that `deflate` was given.
 
     Raises:
-        CompressedFileError: when the stream is damaged, or unfolds to over `max_size`.
+        CompressedFileError: the stream is damaged, or its data longer than `max_size`.
     """
     unpacker = zlib.decompressobj(_RAW, zdict=known)
     try:
@@ -49,7 +50,7 @@ def inflate(data: bytes, max_size: int, known: bytes = b"") -> bytes:
 
 
 def pack(data: bytes) -> bytes:
-    """The data with its length in front, deflated where that is shorter.
+    """Puts the length in front of the data, and deflates the data if that is shorter.
 
     Example:
         >>> pack(b"abc").hex(), len(pack(bytes(1000))) < 20
@@ -62,10 +63,10 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(reader: ByteReader, max_size: int) -> bytes:
-    """Reads what `pack` wrote.
+    """Reads the data that `pack` was given.
 
     Raises:
-        CompressedFileError: when that is damaged, or unfolds to over `max_size` bytes.
+        CompressedFileError: the data is damaged, or longer than `max_size` bytes.
     """
     size, method = divmod(reader.varint(), 2)
     if method == _DEFLATED:

@@ -1,4 +1,4 @@
-"""The one error that a file which cannot be read ends in."""
+"""Defines the one error that reading a bad file raises."""
 
 
 class CompressedFileError(ValueError):

@@ -1,4 +1,4 @@
-"""How the coders look at a tensor: as a matrix of inputs by outputs."""
+"""Views a tensor as a matrix of inputs by outputs, as both coders do."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tfmot_sws.models.codebook import entropy_bits
 
 _MAX_COLUMNS: Final = 1 << 16
 
-# Numbers of codebook values; 0 is the value zero.
+# Indices into a codebook with the value zero in front: 0 is zero, s is value s - 1.
 Symbols = NDArray[np.unsignedinteger[Any]]
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of the matrix view: the last axis of size above 1 is the column.
+    """Returns rows and columns of the matrix view; the last axis holds the columns.
 
-    A vector, which has one axis of size above 1, is a single column. A last axis above
-    65536 is cut into parts: its largest divisor up to there is the number of columns.
+    Axes of size 1 are ignored, and a vector is a single column. A last axis above 65536 is
+    cut into parts: the number of columns is its largest divisor up to 65536.
 
     Example:
         >>> matrix_shape((5, 5, 20, 50)), matrix_shape((3, 3, 64, 1)), matrix_shape((1, 7))
@@ -30,22 +30,22 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     axes = [axis for axis in shape if axis != 1]
     if len(axes) < 2 or not size:
         return size, 1
-    # A row is coded at once: rows that would not fit are cut into equal parts.
+    # A row is coded at once, so rows that take too much memory are cut into equal parts.
     limit = min(axes[-1], _MAX_COLUMNS)
     columns = next(width for width in range(limit, 0, -1) if axes[-1] % width == 0)
     return size // columns, columns
 
 
 def row_stride(shape: tuple[int, ...], num_linked_units: int) -> int:
-    """Distance in rows to the entry's neighbour in space, or R + 1 where there is none.
+    """Returns the distance in rows to an entry's neighbour in space, or R + 1 for none.
 
-    That is one kernel tap for convolutions; one pixel of all the channels for the
-    layer after a flattened image; one image row where the inputs may be the pixels of
-    a square image.
+    It is one kernel tap in a convolution, one pixel of all channels in the layer after a
+    flattened image, and one image row where the inputs may be the pixels of a square
+    image.
 
     Args:
         shape: shape of the tensor.
-        num_linked_units: number of columns of the matrix before this one.
+        num_linked_units: number of output units of the previous tensor.
     """
     rows, columns = matrix_shape(shape)
     candidates = [
@@ -59,12 +59,12 @@ def row_stride(shape: tuple[int, ...], num_linked_units: int) -> int:
 def cheapest_classes(
     counts: NDArray[np.integer], width: int, candidates: list[NDArray[np.int32]]
 ) -> NDArray[np.int32]:
-    """The classification of rows (or columns) that pays best, as coded at order 0.
+    """Returns the classes of rows (or columns) with the smallest order-0 code length.
 
     Args:
         counts: non-zero entries of each row, shape (R,).
         width: entries of a row.
-        candidates: arrays of shape (R,) of class numbers; 0 is for rows not coded.
+        candidates: arrays of class numbers, shape (R,); rows of class 0 are not coded.
     """
 
     def bits(classes: NDArray[np.int32]) -> float:

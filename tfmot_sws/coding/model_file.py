@@ -1,4 +1,4 @@
-"""Stripped models to `.sws` files and back."""
+"""Saves stripped models as `.sws` files and loads them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from tfmot_sws.coding.architecture import (
     CustomObjects,
+    build_architecture,
+    check_architecture,
     describe,
-    rebuild,
-    trial,
     variables_of,
 )
 from tfmot_sws.coding.container import Section, frame, parse_sections, write_sections
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
-from tfmot_sws.coding.tensors import EncodedTensors, StoredTensor, TensorReader, encode_tensors
+from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
 from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import finalize
@@ -32,10 +32,10 @@ from tfmot_sws.models.wrapped import is_wrapped
 
 @dataclasses.dataclass(frozen=True)
 class EncodedModel:
-    """A model as bytes.
+    """The encoded parts of a model.
 
     Args:
-        architecture: its text, encoded; empty when only weights are stored.
+        architecture: its encoded text; empty if only weights are stored.
         tensors: its variables.
     """
 
@@ -60,24 +60,24 @@ def save_compressed(
     weights_only: bool = False,
     float16_rest: bool = False,
 ) -> None:
-    """Writes a stripped model to one file of about the size of its information.
+    """Writes a stripped model to one file, entropy-coded and without loss.
 
     The file holds the architecture, the codebooks, entropy-coded indices, and all other
     variables (biases, normalisation, states of random generators), compressed without
-    loss. Optimizer, losses and metrics are not stored. A file that is there already stays
-    whole until the new one is complete.
+    loss. Optimizer, losses and metrics are not stored. An existing file stays complete
+    until the new one replaces it.
 
     Args:
         model: a plain built Keras model, such as `strip_soft_weight_sharing` returns.
-        path: where to write; the name should end in `.sws`.
+        path: path of the file; the name should end in `.sws`.
         weights_only: leave the architecture out. Such a file is loaded into a model
             built by code: `load_compressed(path, model=model)`.
-        float16_rest: store float32 variables that have no codebook as float16. This is
-            NOT lossless: they keep 11 significant bits, and magnitudes below 6e-8 become
-            0. A variable with a magnitude above 65504, or with NaN, stays float32.
+        float16_rest: store float32 variables without codebook as float16. This is NOT
+            lossless: they keep 11 significant bits, and magnitudes below 6e-8 become 0.
+            A variable with a magnitude above 65504, or with NaN, stays float32.
 
     Raises:
-        TypeError: `model` is still wrapped, or no Keras model.
+        TypeError: `model` is still wrapped, or is not a Keras model.
         ValueError: it is not built; its architecture cannot be stored or rebuilt (it has
             lambdas, say) and `weights_only` is off; or a dtype cannot be stored.
 
@@ -96,7 +96,8 @@ def save_compressed(
     _check_size(model, encoded)
     if not weights_only:
         try:
-            trial(decode_text(encoded.architecture), variables_of(model), None)
+            text = decode_text(encoded.architecture)
+            check_architecture(text, variables_of(model), None)
         except CompressedFileError as error:
             raise ValueError(
                 f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
@@ -112,28 +113,28 @@ def load_compressed(
     model: keras.Model | None = None,
     custom_objects: CustomObjects = None,
 ) -> keras.Model:
-    """Reads a model that `save_compressed` wrote, bit for bit, on any Keras backend.
+    """Loads a model that `save_compressed` wrote, bit for bit, on any Keras backend.
 
-    Only integers may change their width: backends differ in the dtype of the state of
-    random generators, which `Dropout` has, for instance.
+    Only integers may change their width: backends store the state of random generators,
+    which `Dropout` has for instance, in different dtypes.
 
-    Nothing in the file is executed: lambdas and classes that are neither Keras' own, nor
-    registered, nor given here are turned down.
+    Nothing in the file is executed: lambdas, and classes that are neither Keras' own, nor
+    registered, nor in `custom_objects`, raise an error.
 
     Args:
         path: a `.sws` file.
-        model: a built model to fill with the weights, whatever architecture the file
-            has. `None`: build the model that the file describes.
-        custom_objects: classes and functions of your own by name, unless registered with
-            `keras.saving.register_keras_serializable`.
+        model: a built model to fill with the weights; the architecture in the file is
+            then ignored. `None`: build the model that the file describes.
+        custom_objects: your own classes and functions by name, unless they are registered
+            with `keras.saving.register_keras_serializable`.
 
     Returns:
-        The model, not compiled; `model` itself where that is given.
+        The model, not compiled; `model` itself if it is given.
 
     Raises:
         CompressedFileError: the file is damaged, hostile, or of another version.
         ValueError: the file holds weights only and `model` is `None`; or the variables of
-            `model` are not those of the file. `model` is left as it was.
+            `model` do not match those of the file. `model` then stays unchanged.
     """
     data = pathlib.Path(path).read_bytes()
     sections = parse_sections(data)
@@ -141,11 +142,12 @@ def load_compressed(
     expected = [entry.kind for entry in reader.entries]
     if model is not None:
         _check_variables(model, reader.entries)
-        # All of it is decoded before the model is touched; it takes a byte a weight.
+        # Decoding everything first keeps the model unchanged if the file is damaged. The
+        # symbols take a byte a weight.
         return _fill(model, list(reader.read()))
     if Section.ARCHITECTURE in sections:
         text = decode_text(sections[Section.ARCHITECTURE])
-        return _fill(rebuild(text, expected, custom_objects), reader.read())
+        return _fill(build_architecture(text, expected, custom_objects), reader.read())
     raise ValueError(
         f"'{os.fspath(path)}' holds weights only. Build the model by its code and pass it: "
         "load_compressed(path, model=model)."
@@ -155,7 +157,7 @@ def load_compressed(
 def encode_model(
     model: keras.Model, *, weights_only: bool = False, float16_rest: bool = False
 ) -> EncodedModel:
-    """The bytes of a model; the arguments are those of `save_compressed`."""
+    """Encodes a model; the arguments are those of `save_compressed`."""
     _check_model(model)
     architecture = b"" if weights_only else encode_text(describe(model))
     arrays = _Arrays(view_of(model).variables)
@@ -163,7 +165,7 @@ def encode_model(
 
 
 class _Arrays(Sequence[NDArray[Any]]):
-    """The values of variables, each copied out of the backend only when asked for."""
+    """The values of variables, each copied from the backend on access to save memory."""
 
     def __init__(self, variables: list[keras.Variable]) -> None:
         self._variables = variables
@@ -178,7 +180,7 @@ class _Arrays(Sequence[NDArray[Any]]):
                 f"Variable '{variable.path}' has dtype {variable.dtype}; a compressed file "
                 f"holds {', '.join(DTYPES)}."
             )
-        # A backend may hand bfloat16 out as float32.
+        # A backend may convert bfloat16 to float32.
         return np.asarray(ops.convert_to_numpy(variable)).astype(variable.dtype, copy=False)
 
 
@@ -202,7 +204,7 @@ def _check_size(model: keras.Model, encoded: EncodedModel) -> None:
     if size > max_entries(encoded.size):
         raise ValueError(
             f"The {size} weights of model '{model.name}' take {encoded.size} bytes only: "
-            "nearly all are equal. Readers turn such files down, for their memory's sake."
+            "nearly all are equal. Readers reject such files to limit their memory."
         )
 
 
@@ -222,7 +224,7 @@ def _check_variables(model: keras.Model, entries: list[TensorEntry]) -> None:
             )
 
 
-def _fill(model: keras.Model, tensors: Iterable[StoredTensor]) -> keras.Model:
+def _fill(model: keras.Model, tensors: Iterable[DecodedTensor]) -> keras.Model:
     for variable, tensor in zip(view_of(model).variables, tensors, strict=True):
         variable.assign(tensor.array().astype(variable.dtype, copy=False))
     finalize(model)

@@ -1,7 +1,7 @@
-"""Tensors without a codebook: their bytes, regrouped so that deflate finds something.
+"""Codes tensors without a codebook: regroups their bytes, then deflates them.
 
-The first bytes of all numbers come first, then the second ones, and so on: signs and
-exponents are alike, mantissas are not.
+The first bytes of all numbers come first, then all second bytes, and so on. Signs and
+exponents repeat, unlike mantissas, so deflate compresses them better side by side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfmot_sws.coding.table import TensorEntry
 
 
 def encode_plain(tensors: Iterable[tuple[TensorEntry, NDArray[Any]]]) -> bytes:
-    """The values of all tensors, each in the dtype that its entry names."""
+    """Encodes the values of all tensors, each in the dtype that its entry names."""
     groups: dict[np.dtype, list[NDArray[Any]]] = {}
     for entry, array in tensors:
         values = array.reshape(-1).astype(entry.plain_dtype)
@@ -33,10 +33,10 @@ def _planes(dtype: np.dtype, parts: list[NDArray[Any]]) -> bytes:
 
 
 def decode_plain(reader: ByteReader, entries: Sequence[TensorEntry]) -> list[NDArray[Any]]:
-    """The tensors that `encode_plain` was given, in their own dtypes.
+    """Returns the tensors that `encode_plain` was given, in their own dtypes.
 
     Raises:
-        CompressedFileError: when there are more or fewer bytes than the entries need.
+        CompressedFileError: there are more or fewer bytes than the entries need.
     """
     groups: dict[np.dtype, list[int]] = {}
     for number, entry in enumerate(entries):

@@ -1,7 +1,7 @@
-"""A range coder for many symbols at once: `constriction`, given small integers only.
+"""Codes many symbols at once with the range coder of `constriction`.
 
-Integers and correctly rounded divisions give the same probabilities, and so the same
-bytes, on every machine.
+It gets small integers as counts. Integers and correctly rounded divisions give the same
+probabilities on every machine, and so the same bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _FAMILY: Final = constriction.stream.model.Categorical(perfect=False)
 
 
 def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts scaled to sum to about 65536 along the last axis, each at least 1.
+    """Scales counts to sum to about 65536 along the last axis, each at least 1.
 
-    Single precision holds such numbers and their sums exactly, however large and unequal
-    the counts are.
+    `constriction` takes float32, which holds such numbers and their sums exactly, however
+    large and unequal the counts are.
 
     Args:
         counts: not negative, at most 2**46, shape (..., V), with a positive sum.
@@ -32,13 +32,13 @@ def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class SymbolCoder(Protocol):
-    """What the models need of an encoder or a decoder."""
+    """Interface that the models need of an encoder or a decoder."""
 
     def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Writes or reads symbols, shape (M,), whose chances are as `counts`.
+        """Writes or reads symbols, shape (M,), with probabilities proportional to `counts`.
 
         Args:
-            symbols: numbers below V; a decoder looks at their shape only.
+            symbols: numbers below V; a decoder uses only their shape.
             counts: 1 to 65537, shape (V,) for all or (M, V) for each symbol, V >= 2.
         """
         ...
@@ -63,7 +63,7 @@ class SymbolEncoder:
         return symbols
 
     def finish(self) -> bytes:
-        """The bytes: little-endian words of 32 bits without the zeros at the end."""
+        """Returns the bytes: little-endian words of 32 bits, without the zeros at the end."""
         return self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
@@ -75,14 +75,14 @@ class SymbolDecoder:
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
     def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Finds as many symbols as there are in `symbols`, which is not read."""
+        """Returns as many symbols as `symbols` has; ignores its values."""
         if counts.ndim == 1:
             return self._decoder.decode(*_model(counts), symbols.size)
         return self._decoder.decode(*_model(counts))
 
 
 def _model(counts: NDArray[np.int64]) -> tuple[object, ...]:
-    """The arguments that name a model to `constriction`."""
+    """Returns the arguments that describe the model to `constriction`."""
     if counts.ndim == 1:
         probabilities = counts.astype(np.float32)
         return (constriction.stream.model.Categorical(probabilities, perfect=False),)

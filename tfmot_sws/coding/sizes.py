@@ -1,4 +1,4 @@
-"""What in a compressed file is what, in bytes."""
+"""Measures the parts of a compressed file, in bytes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class CodedSizes:
         indices: the indices of all clustered variables.
         rest: the values of all other variables.
         framing: magic, version, section heads, checksums, and the table of tensors.
-        variables: path and bytes of each of `model.variables`: its share of `indices` or
-            `rest`.
+        variables: path and bytes of each of `model.variables`; the bytes are its part of
+            `indices` or `rest`.
     """
 
     architecture: int
@@ -44,7 +44,7 @@ class CodedSizes:
         return sum(self.parts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """The parts, the total and the variables as plain values, ready for JSON."""
+        """Returns the parts, the total and the variables as plain values, ready for JSON."""
         return {**dataclasses.asdict(self), "total": self.total}
 
 

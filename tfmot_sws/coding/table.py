@@ -1,4 +1,4 @@
-"""The table of tensors: shape, dtype, and how each is stored."""
+"""Reads and writes the table of tensors: their shapes, dtypes and storage."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.deflate import pack, unpack
 from tfmot_sws.coding.errors import CompressedFileError
 
-# Position in this tuple is the number in the file; the first is not written.
+# The position in this tuple is the number in the file; number 0 is not written.
 DTYPES: Final = (
     "float32", "float16", "bfloat16", "float64",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
 )  # fmt: skip
 # Shape and dtype.
 VariableKind = tuple[tuple[int, ...], str]
-# Float dtypes whose every value a float32 holds: they may have a codebook.
+# Codebooks hold float32, so only tensors of dtypes that fit into it may have one.
 CLUSTERABLE: Final = ("float32", "float16", "bfloat16")
 RAW, FLOAT16, ADAPTIVE, BULK = 0, 1, 2, 3
 _MAX_RANK: Final = 32
 _MAX_CODEBOOKS: Final = 1 << 20
 _MAX_TABLE_BYTES: Final = 1 << 22
-# A file may declare this many entries, and so many more for each of its bytes: ample for
-# any model that holds information, and little enough memory for one that lies.
+# A file may declare _FREE_ENTRIES entries, and _ENTRIES_PER_BYTE more for each of its
+# bytes. Every trained model fits, and a hostile file cannot claim much memory.
 _FREE_ENTRIES: Final = 1 << 25
 _ENTRIES_PER_BYTE: Final = 1 << 12
 
@@ -72,21 +72,21 @@ class TensorEntry:
 
     @property
     def plain_dtype(self) -> np.dtype:
-        """The dtype that its values are written in when it has no indices."""
+        """The dtype of its values in the file, if it has no indices."""
         return numpy_dtype("float16" if self.storage == FLOAT16 else self.dtype)
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The little-endian NumPy dtype of a name in `DTYPES`."""
+    """Returns the little-endian NumPy dtype of a name in `DTYPES`."""
     if name == "bfloat16":
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name).newbyteorder("<")
 
 
 def fits(first: VariableKind, second: VariableKind) -> bool:
-    """Whether a variable can take the values of another.
+    """Tells whether a variable can take the values of another.
 
-    Shapes and dtypes have to be equal, but integers may differ in width: Keras keeps the
+    Shapes and dtypes must be equal, but integers may differ in width: Keras keeps the
     state of random generators as int64 or uint32, depending on the backend.
     """
     dtypes = first[1], second[1]
@@ -95,12 +95,12 @@ def fits(first: VariableKind, second: VariableKind) -> bool:
 
 
 def max_entries(num_bytes: int) -> int:
-    """The most entries that a file of so many bytes may declare in all."""
+    """Returns the number of entries that a file of this size may declare at most."""
     return _FREE_ENTRIES + _ENTRIES_PER_BYTE * num_bytes
 
 
 def encode_table(entries: Sequence[TensorEntry]) -> bytes:
-    """The table in few bytes."""
+    """Encodes the table."""
     return pack(b"".join(_encode_entry(entry) for entry in entries))
 
 
@@ -112,14 +112,14 @@ def _encode_entry(entry: TensorEntry) -> bytes:
 
 
 def decode_table(reader: ByteReader, num_bytes: int) -> list[TensorEntry]:
-    """The entries that `encode_table` was given.
+    """Returns the entries that `encode_table` was given.
 
     Args:
-        reader: where the table begins.
-        num_bytes: size of the file, which bounds what it may declare.
+        reader: reader at the beginning of the table.
+        num_bytes: size of the file, which limits the number of weights; see `max_entries`.
 
     Raises:
-        CompressedFileError: when that is no table, or declares too much.
+        CompressedFileError: the table is damaged, or declares too many weights.
     """
     table = ByteReader(unpack(reader, _MAX_TABLE_BYTES))
     entries, left = [], max_entries(num_bytes)
@@ -141,8 +141,8 @@ def _decode_entry(table: ByteReader) -> TensorEntry:
     rank = table.varint()
     if dtype >= len(DTYPES) or rank > _MAX_RANK or number > 2 * _MAX_CODEBOOKS:
         raise CompressedFileError(
-            f"A tensor of dtype number {dtype}, {rank} axes and storage {number} is none "
-            "that can be. The file is damaged; copy or download it again."
+            f"A tensor cannot have dtype number {dtype}, {rank} axes and storage {number}. "
+            "The file is damaged; copy or download it again."
         )
     shape = tuple(table.varint() for _ in range(rank))
     codebook = max(0, number - ADAPTIVE) // 2

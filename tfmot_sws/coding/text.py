@@ -1,4 +1,4 @@
-"""The architecture's text: deflate that starts out knowing how Keras writes configs."""
+"""Compresses the text of the architecture, with samples of Keras configs as dictionary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_TEXT_BYTES: Final = 1 << 23
 
 
 def encode_text(text: bytes) -> bytes:
-    """The text in few bytes.
+    """Compresses the text.
 
     Example:
         >>> text = b'{"module":"keras.layers","class_name":"Dense","config":{'
@@ -23,15 +23,15 @@ def encode_text(text: bytes) -> bytes:
 
 
 def decode_text(data: bytes) -> bytes:
-    """The text that `encode_text` was given.
+    """Returns the text that `encode_text` was given.
 
     Raises:
-        CompressedFileError: when the data cannot be such.
+        CompressedFileError: the data is damaged, or the text too long.
     """
     return inflate(data, MAX_TEXT_BYTES, known=shipped_sample())
 
 
 @functools.cache
 def shipped_sample() -> bytes:
-    """Configs of common models and layers; part of the format, never to be changed."""
+    """Reads the preset dictionary, which is part of the format and must never change."""
     return (importlib.resources.files(__package__) / "keras_configs.json").read_bytes()

@@ -1,7 +1,7 @@
-"""Pictures with matplotlib (the extra `visualization`), and summaries for TensorBoard.
+"""Draws soft weight-sharing with matplotlib, and writes TensorBoard summaries.
 
-Owns every use of matplotlib and tensorboard, imported once a function is called. Colours suit
-any colour vision; densities stand in for a million points. Imports `models`, `prior`.
+Only these modules use matplotlib and tensorboard (the extra `visualization`), and import them
+when a function needs them. Imports `models`, `prior`.
 """
 
 from tfmot_sws.visualization.codebooks import plot_codebook

@@ -1,4 +1,4 @@
-"""The values that a stripped model is left with."""
+"""Plots the codebooks of a stripped model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ _USAGE = "cividis_r"
 
 
 def plot_codebook(model: keras.Model, *, ax: Axes | None = None) -> Axes:
-    """Values, their usage, and the share of zeros, of every clustered tensor.
+    """Plots the values, their usage, and the share of zeros of every clustered tensor.
 
-    Each row is a tensor and each mark one of its values, the darker the more weights have
-    it; zero is a diamond. The bars on the right are the shares of zeros.
+    Each row is a tensor and each mark is one of its values; a mark is darker the more
+    weights have that value. Zero is a diamond. The bars on the right show the share of
+    zeros.
 
     Args:
         model: a stripped model.
-        ax: axes to draw on; they are shrunk to make room for the bars and the colour scale.
+        ax: axes to draw on; they shrink to make room for the bars and the colour scale.
+            `None`: new axes.
 
     Returns:
-        The axes of the values; `child_axes` holds those of the shares of zeros and of the
-        colour scale.
+        The axes of the values; `child_axes` holds the axes of the bars and of the colour
+        scale.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -70,7 +72,7 @@ def plot_codebook(model: keras.Model, *, ax: Axes | None = None) -> Axes:
 
 
 def _draw_values(ax: Axes, tensors: list[ClusteredTensor]) -> PathCollection:
-    """One mark a value; zeros and the others differ in shape."""
+    """Draws one mark per value: a diamond for zero, a disc for any other."""
     from matplotlib.colors import LogNorm
 
     values = np.concatenate([t.codebook for t in tensors])

@@ -1,4 +1,4 @@
-"""Weights before and after as counts on a grid: all that a picture needs of them."""
+"""Counts pairs of weights before and after training on a grid, for pictures."""
 
 from __future__ import annotations
 
@@ -14,57 +14,58 @@ _MARGIN = 1.1
 
 @dataclasses.dataclass(frozen=True)
 class Movement:
-    """Joint counts of weights before and after, on an even square grid about zero.
+    """Joint counts of weights before and after, on an even square grid around zero.
 
-    It is all that a picture needs, however many weights there are.
+    A picture needs no other data, so its memory does not depend on the number of weights.
 
     Args:
         counts: shape (B, B), number of weights by bin before (rows) and after (columns).
-        reach_before: the bins before cover [-reach, reach], in units of the weights.
-        reach_after: likewise after.
+        limit_before: the bins before cover [-limit_before, limit_before], in units of the
+            weights.
+        limit_after: the same for the bins after.
     """
 
     counts: NDArray[np.uint32]
-    reach_before: float
-    reach_after: float
+    limit_before: float
+    limit_after: float
 
     @classmethod
     def count(
-        cls, before: Array, after: Array, reaches: tuple[float, float], bins: int
+        cls, before: Array, after: Array, limits: tuple[float, float], bins: int
     ) -> Movement:
-        """Counts weights; those beyond the reach go to the outermost bins.
+        """Counts weights; those beyond the limits go to the outermost bins.
 
         Example:
             >>> pair = np.float32([0.1, -0.2]), np.float32([0.0, -0.3])
-            >>> int(Movement.count(*pair, reaches=(0.4, 0.4), bins=3).counts[1, 1])
+            >>> int(Movement.count(*pair, limits=(0.4, 0.4), bins=3).counts[1, 1])
             1
         """
         rows, columns = (
-            _bin(values, reach, bins)
-            for values, reach in zip((before, after), reaches, strict=True)
+            _bin(values, limit, bins)
+            for values, limit in zip((before, after), limits, strict=True)
         )
         rows *= bins
         rows += columns
         counts = np.bincount(rows, minlength=bins * bins).reshape(bins, bins)
-        return cls(counts.astype(np.uint32), *reaches)
+        return cls(counts.astype(np.uint32), *limits)
 
     @property
     def edges_before(self) -> NDArray[np.float64]:
         """Edges of the bins before, shape (B + 1,)."""
-        return np.linspace(-self.reach_before, self.reach_before, len(self.counts) + 1)
+        return np.linspace(-self.limit_before, self.limit_before, len(self.counts) + 1)
 
     @property
     def edges_after(self) -> NDArray[np.float64]:
         """Edges of the bins after, shape (B + 1,)."""
-        return np.linspace(-self.reach_after, self.reach_after, len(self.counts) + 1)
+        return np.linspace(-self.limit_after, self.limit_after, len(self.counts) + 1)
 
 
-def reach_of(values: Array) -> float:
-    """How far a picture of these weights reaches to both sides of zero."""
+def axis_limit(values: Array) -> float:
+    """Returns the limit, on both sides of zero, of an axis that shows these weights."""
     return _MARGIN * float(np.abs(values).max(initial=0.0)) or 1.0
 
 
-def _bin(values: Array, reach: float, bins: int) -> NDArray[np.intp]:
-    """The bin of each value on an even grid over [-reach, reach], ends clipped."""
-    place = (values + np.float32(reach)) * np.float32(bins / (2 * reach))
-    return np.clip(place, 0, bins - 1).astype(np.intp)
+def _bin(values: Array, limit: float, bins: int) -> NDArray[np.intp]:
+    """Returns the bin of each value on an even grid over [-limit, limit], clipped."""
+    position = (values + np.float32(limit)) * np.float32(bins / (2 * limit))
+    return np.clip(position, 0, bins - 1).astype(np.intp)

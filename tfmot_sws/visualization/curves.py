@@ -1,4 +1,4 @@
-"""Curves over a training, and error against size over several."""
+"""Plots the logs of a training, and error against file size of several models."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ _MARKERS = "osD^v"
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """One pair of axes: its title, its logs, a factor to its unit, its scale.
+    """One plot of logs over epochs.
 
-    `whole` is for counts, whose ticks are whole numbers.
+    Args:
+        title: its title.
+        logs: names of the logs: the training's, the validation's, or both.
+        factor: factor from the logs to the unit in the title.
+        scale: scale of the y axis, as in matplotlib.
+        integer: whether the y axis has ticks at integers only.
     """
 
     title: str
     logs: tuple[str, ...]
     factor: float = 1.0
     scale: str = "linear"
-    whole: bool = False
+    integer: bool = False
 
 
 _PANELS = (
     _Panel("error loss", ("error_loss", "val_loss"), scale="log"),
     _Panel("complexity loss", ("complexity_loss",)),
-    _Panel("living components", ("num_components",), whole=True),
+    _Panel("living components", ("num_components",), integer=True),
     _Panel("zeros (%)", ("zeros",), factor=100.0),
     _Panel("entropy (bits per weight)", ("bits_per_weight",)),
     _Panel("snap (0 to 1)", ("snap",)),
@@ -47,21 +52,21 @@ def plot_history(
     *,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """How a training under soft weight-sharing went, one small picture a quantity.
+    """Plots the logs of a training under soft weight-sharing, each in a small plot.
 
-    Losses, living components, zeros, bits per weight and every metric that the model was
-    compiled with, and `snap` where it was logged.
+    Shows losses, living components, zeros, bits per weight, every metric that the model
+    was compiled with, and `snap` if it was logged.
 
     Args:
-        history: what `fit` returned, or its `history`.
-        figure: an empty figure or subfigure to draw on; `None`: a new one.
+        history: the value that `fit` returned, or its `history`.
+        figure: an empty figure or subfigure to draw on; `None`: a new figure.
 
     Returns:
         The figure.
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: the history holds none of these logs.
+        ValueError: the history has none of these logs.
 
     Example:
         >>> import matplotlib
@@ -79,8 +84,8 @@ def plot_history(
         )
     rows = -(-len(panels) // 3)
     figure = figure or new_figure(9.6, 2.3 * rows + 0.2)
-    for place, panel in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(rows, min(len(panels), 3), place), panel, logs)
+    for number, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, min(len(panels), 3), number), panel, logs)
     return figure
 
 
@@ -114,7 +119,7 @@ def _draw_panel(ax: Axes, panel: _Panel, logs: Mapping[str, Sequence[float]]) ->
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    if panel.whole:
+    if panel.integer:
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if len(panel.logs) > 1:
         ax.legend(frameon=False, fontsize="small")
@@ -127,14 +132,14 @@ def plot_tradeoff(
     baseline: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Error against size, one series a method; lower and further left is better.
+    """Plots error against file size, one series per method.
 
-    A line joins those points of a series that no other of the series beats in both.
+    A line joins the points of a series that no other point of it beats in both.
 
     Args:
-        points: (size in bytes > 0, error in [0, 1]) of every model, by the series' name.
-        baseline: error of the dense model in [0, 1], drawn as a line across.
-        ax: axes to draw on; `None`: new ones.
+        points: (size in bytes > 0, error in [0, 1]) of every model, by name of the series.
+        baseline: error of the dense model in [0, 1], drawn as a horizontal line.
+        ax: axes to draw on; `None`: new axes.
 
     Returns:
         The axes, the size on a logarithmic scale.
@@ -146,7 +151,7 @@ def plot_tradeoff(
     Example:
         >>> import matplotlib
         >>> matplotlib.use("Agg")
-        >>> ax = plot_tradeoff({"ours": [(4_000, 0.018), (9_000, 0.016), (9_500, 0.02)]})
+        >>> ax = plot_tradeoff({"shared": [(4_000, 0.018), (9_000, 0.016), (9_500, 0.02)]})
         >>> ax.get_lines()[0].get_xdata().tolist()
         [4000.0, 9000.0]
     """
@@ -185,7 +190,7 @@ def _are_points(array: np.ndarray) -> bool:
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
-    """Points that no other beats in both columns, by ascending first column.
+    """Returns the points that no other beats in both columns, by ascending first column.
 
     Example:
         >>> pareto_front(np.array([[3, 1], [1, 2], [2, 2]])).tolist()

@@ -1,4 +1,4 @@
-"""Histograms of weights, before against after."""
+"""Plots histograms of the weights of one model or several."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def plot_weight_histogram(
     bins: int = 201,
     figure: Figure | None = None,
 ) -> Figure:
-    """Histograms of the weights of one model or several, on a linear and a log scale.
+    """Plots histograms of the weights of models, on a linear and a log scale.
 
-    The linear side shows the bulk, the logarithmic one the few weights beside it; the
-    spike at zero stands out on both.
+    The linear scale shows the bulk of the weights, the log scale the rare ones. Both show
+    the peak at zero.
 
     Args:
-        models: a model, or a mapping from the names that the legend shows to models, such
-            as `{"before": weights, "after": small}`. In a mapping a model may be replaced
-            by what `read_weights` returned, or by an array.
-        per_layer: one row a variable, instead of one for all weights together.
-        bins: number of bins, >= 1; an odd number puts zero in the middle of one.
-        figure: an empty figure or subfigure to draw on; `None`: a new one.
+        models: a model, or a mapping from names in the legend to models, such as
+            `{"before": weights, "after": small}`. In a mapping, the value of
+            `read_weights` or an array may replace a model.
+        per_layer: draw one row per variable, instead of one for all weights together.
+        bins: number of bins, >= 1; an odd number puts zero in the middle of a bin.
+        figure: an empty figure or subfigure to draw on; `None`: a new figure.
 
     Returns:
-        The figure: on the left linear axes, on the right logarithmic ones.
+        The figure, with linear axes on the left and logarithmic axes on the right.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -67,7 +67,7 @@ def plot_weight_histogram(
 
 
 def _named(models: Any) -> dict[str, dict[str, Array]]:
-    """Flat arrays by variable path, by the legend's name."""
+    """Returns, by name in the legend, flat arrays by variable path."""
     named = models if isinstance(models, Mapping) else {"weights": models}
     arrays = {name: as_arrays(weights) for name, weights in named.items()}
     first = next(iter(arrays.values()))
@@ -75,7 +75,7 @@ def _named(models: Any) -> dict[str, dict[str, Array]]:
 
 
 def _rows(named: dict[str, dict[str, Array]], per_layer: bool) -> dict[str, dict[str, Array]]:
-    """What each row of the picture shows: arrays by legend name, by title."""
+    """Returns, by title of the row, arrays by name in the legend."""
     if not per_layer:
         joined = {name: np.concatenate(list(parts.values())) for name, parts in named.items()}
         size = max(array.size for array in joined.values())
@@ -88,9 +88,9 @@ def _rows(named: dict[str, dict[str, Array]], per_layer: bool) -> dict[str, dict
 
 
 def _edges(arrays: list[Array], bins: int) -> Array:
-    """Bins that are symmetric about zero and reach to the outermost weight."""
-    reach = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=0.0)
-    return np.linspace(-(reach or 1.0), reach or 1.0, bins + 1, dtype=np.float32)
+    """Returns edges of bins that are symmetric around zero and hold every weight."""
+    limit = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=0.0)
+    return np.linspace(-(limit or 1.0), limit or 1.0, bins + 1, dtype=np.float32)
 
 
 def _draw(ax: Axes, series: dict[str, Array], edges: Array, scale: str) -> None:

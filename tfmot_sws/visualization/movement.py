@@ -1,4 +1,4 @@
-"""Where each weight came from and where it went, with the mixture that drew it there."""
+"""Plots retrained weights against pretrained weights, with the mixture's components."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.visualization.counts import Movement, reach_of
+from tfmot_sws.visualization.counts import Movement, axis_limit
 from tfmot_sws.visualization.style import DENSITY, OTHERS, ZERO, new_axes, tidy
 from tfmot_sws.visualization.weights import Weights, pair_weights
 
@@ -27,22 +27,22 @@ def plot_weight_movement(
     bins: int = 151,
     ax: Axes | None = None,
 ) -> Axes:
-    """Retrained weights against pretrained ones, with the mixture's components.
+    """Plots retrained weights against pretrained weights, with the mixture's components.
 
-    The middle shows the joint density, by a logarithmic scale of grey; a weight on the
-    dotted diagonal did not move. Each component is a band of two standard deviations to
-    both sides of its mean, the zero component in a colour of its own. The histogram of
-    the retrained weights, on the right, is logarithmic, so that the spike at zero leaves
-    the other clusters visible.
+    The middle shows the joint density on a logarithmic grey scale; a weight on the dotted
+    diagonal did not move. Each component is a band of two standard deviations to both
+    sides of its mean; the zero component has its own colour. The histogram of the
+    retrained weights, on the right, is logarithmic: on a linear scale the peak at zero
+    would hide the other clusters.
 
     Args:
-        before: the pretrained weights: a model, what `read_weights` returned, or an array.
-            A model that was wrapped holds retrained weights: read them before `fit`.
-        after: the retrained weights: the wrapped model, or as above.
-        mixture: the components to draw. `None`: those of `after` where it is a wrapped
-            model with a single mixture, else none.
-        bins: bins along either axis, >= 1; an odd number puts zero in the middle of one.
-        ax: axes to draw on; they are shrunk to make room for the histograms.
+        before: the pretrained weights: a model, the value of `read_weights`, or an array.
+            `fit` changes the weights of a wrapped model, so read them before.
+        after: the retrained weights: the wrapped model, or as for `before`.
+        mixture: the components to draw. `None`: those of `after` if it is a wrapped model
+            with a single mixture, else none.
+        bins: bins along each axis, >= 1; an odd number puts zero in the middle of a bin.
+        ax: axes to draw on; they shrink to make room for the histograms. `None`: new axes.
 
     Returns:
         The axes of the joint density; `child_axes` holds the two histograms.
@@ -64,8 +64,8 @@ def plot_weight_movement(
     """
     pair = pair_weights(before, after)
     mixture = mixture or _own_mixture(after)
-    reaches = reach_of(pair[0]), reach_of(pair[1])
-    movement = Movement.count(*pair, reaches=reaches, bins=bins)
+    limits = axis_limit(pair[0]), axis_limit(pair[1])
+    movement = Movement.count(*pair, limits=limits, bins=bins)
     return MovementPanels(ax or new_axes(6.5, 6), movement, mixture).joint
 
 
@@ -73,9 +73,9 @@ class MovementPanels:
     """The joint density with a histogram above and one to the right.
 
     Args:
-        ax: axes that become those of the joint density.
-        movement: the state to show first; the weights before stay those.
-        mixture: its components; without one no later state shows any.
+        ax: axes for the joint density.
+        movement: the state to show first; all states share its weights before training.
+        mixture: the components to draw. `None`: no state shows components.
     """
 
     def __init__(self, ax: Axes, movement: Movement, mixture: GaussianMixture | None) -> None:
@@ -85,7 +85,7 @@ class MovementPanels:
         self._lay_out(movement)
         self._density = self._draw_density(movement)
         self._spread = self._draw_spread(movement)
-        # The zero component comes last, and so on top.
+        # The zero component comes last, so that it is drawn on top.
         parts = ((slice(1, None), OTHERS, "others"), (slice(0, 1), ZERO, "zero component"))
         self._bands = [
             Bands(panel, part, colour, f"{name}, mean ± 2σ")  # noqa: RUF001
@@ -97,7 +97,7 @@ class MovementPanels:
 
     @property
     def moving(self) -> list[Artist]:
-        """All that `update` changes, in the order in which it is to be drawn."""
+        """The artists that `update` changes, in drawing order."""
         bands = [artist for band in self._bands for artist in (band.boxes, band.lines)]
         return [*bands, self._density, self._spread]
 
@@ -105,7 +105,7 @@ class MovementPanels:
         """Shows another state of the retrained weights."""
         most = max(int(movement.counts.max()), 2)
         self._density.set_data(np.ma.masked_equal(movement.counts.T, 0))
-        # The scale starts below 1, so that single weights stand out from the paper.
+        # The scale starts below 1, so that single weights stand out from the background.
         self._density.set_clim(most**-0.5, most)
         self._spread.set_data(movement.counts.sum(0))
         if mixture is not None:
@@ -115,11 +115,11 @@ class MovementPanels:
     def _lay_out(self, movement: Movement) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        before, after = movement.reach_before, movement.reach_after
+        before, after = movement.limit_before, movement.limit_after
         self.joint.set(xlabel="pretrained weight", ylabel="retrained weight")
         self.joint.set(xlim=(-before, before), ylim=(-after, after))
         self.joint.axline((0, 0), slope=1, color="0.5", linestyle=":", label="did not move")
-        # A label at the end would meet those of the histogram on the right.
+        # A label at the end would overlap the labels of the histogram on the right.
         self.joint.xaxis.set_major_locator(MaxNLocator(6, prune="both"))
         self.above.set_ylabel("count")
         self.above.tick_params(labelbottom=False)
@@ -170,20 +170,20 @@ class MovementPanels:
 
 
 class Bands:
-    """Some components as bands across a panel, with a line at each mean.
+    """Draws components as bands across a panel, with a line at each mean.
 
     Args:
-        panel: axes with the weights' values as y.
-        part: which components.
-        colour: theirs.
-        label: for the legend.
+        panel: axes whose y axis shows the values of the weights.
+        part: slice of the components to draw.
+        colour: colour of the bands and lines.
+        label: text in the legend.
     """
 
     def __init__(self, panel: Axes, part: slice, colour: str, label: str) -> None:
         from matplotlib.collections import LineCollection, PolyCollection
 
         self._part, self._colour = part, colour
-        # x in shares of the panel's width, y in units of the weights.
+        # x runs from 0 to 1 across the panel, y is in units of the weights.
         across = panel.get_yaxis_transform()
         self.boxes = PolyCollection(
             [],
@@ -201,12 +201,12 @@ class Bands:
 
     def update(self, mixture: GaussianMixture) -> None:
         """Moves to the components of another mixture."""
-        means, reaches = mixture.means[self._part], 2 * mixture.stddevs[self._part]
-        pairs = zip(means - reaches, means + reaches, strict=True)
+        means, widths = mixture.means[self._part], 2 * mixture.stddevs[self._part]
+        pairs = zip(means - widths, means + widths, strict=True)
         self.boxes.set_verts([[(0, a), (1, a), (1, b), (0, b)] for a, b in pairs])
         self.lines.set_segments([[(0, mean), (1, mean)] for mean in means])
-        # Where many bands overlap, as they do at first, each is the fainter, so that means
-        # and the zero component show through.
+        # At first many bands overlap. The more there are, the fainter each is, so that means
+        # and the zero component stay visible.
         alpha = min(0.15, 0.6 / max(len(means), 1))
         self.boxes.set_facecolor((self._colour, alpha))
 

@@ -1,4 +1,4 @@
-"""An animation of the weights' movement, made while they move."""
+"""Records an animation of the weights' movement during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.visualization.counts import Movement, reach_of
+from tfmot_sws.visualization.counts import Movement, axis_limit
 from tfmot_sws.visualization.movement import MovementPanels
 from tfmot_sws.visualization.style import require_matplotlib
 from tfmot_sws.visualization.weights import Array, read_weights
@@ -21,11 +21,11 @@ from tfmot_sws.visualization.weights import Array, read_weights
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Epoch, weights, and the mixture where there is a single one.
+# Epoch, weights, and the mixture if there is a single one.
 Frame = tuple[int, Movement, GaussianMixture | None]
 
-# What the retrained weights may outgrow the pretrained ones by, before they are shown
-# at the picture's edge: the frames must agree on their axes before the last is known.
+# All frames share their axes, which are chosen before training. This is the limit of the
+# retrained weights over that of the pretrained ones; larger weights appear at the edge.
 _GROWTH = 1.8
 _INCHES, _DPI = 5.6, 80
 
@@ -33,22 +33,22 @@ _INCHES, _DPI = 5.6, 80
 class WeightMovementRecorder(keras.callbacks.Callback):
     """Writes an animated GIF, or an MP4, of the weights' movement during `fit`.
 
-    Each frame is the picture of `plot_weight_movement` after so many epochs. While the
-    network trains, only 2-D histograms are kept, and the file is written when training
-    ends; when it is interrupted, `write()` writes what there is.
+    Each frame is the picture of `plot_weight_movement` after a number of epochs. During
+    training the recorder keeps only 2-D histograms; it writes the file when training ends.
+    After an interruption, `write()` writes the frames taken so far.
 
     Args:
-        path: the file to write: `.gif`, or `.mp4` where ffmpeg is installed.
+        path: path of the file: `.gif`, or `.mp4` if ffmpeg is installed.
         every: epochs from one frame to the next, >= 1.
-        frames_per_second: of the animation, > 0.
-        max_frames: the most frames that are kept, >= 2. When there would be more, every
-            second one is dropped and frames are taken half as often.
-        bins: bins along either axis; memory is about 4 * bins^2 bytes a frame.
+        frames_per_second: speed of the animation, > 0.
+        max_frames: maximum number of frames, >= 2. Beyond it, every second frame is
+            dropped and frames are taken half as often.
+        bins: bins along each axis; memory is about 4 * bins^2 bytes a frame.
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: another file ending, or an argument is out of range; in `fit`, a model
-            that is not wrapped.
+        ValueError: the path has another suffix, or an argument is out of range; in `fit`, the
+            model is not wrapped.
         RuntimeError: `.mp4` without ffmpeg.
 
     Example:
@@ -86,21 +86,21 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         return len(self._frames)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the pretrained weights and the first frame."""
+        """Reads the pretrained weights and takes the first frame."""
         if not is_wrapped(self.model):
             raise ValueError(
                 "WeightMovementRecorder works on a model wrapped by "
                 f"apply_soft_weight_sharing; received {type(self.model).__name__}."
             )
         self._before = self._read()
-        reach = reach_of(self._before)
-        self._reaches = (reach, _GROWTH * reach)
+        limit = axis_limit(self._before)
+        self._limits = (limit, _GROWTH * limit)
         self._stride, self._frames = self.every, []
         self._epoch = 0
         self._add_frame()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes a frame, if it is time for one."""
+        """Takes a frame, if one is due after this epoch."""
         self._epoch = epoch + 1
         if self._epoch % self._stride == 0 and self.num_frames == self.max_frames:
             del self._frames[1::2]
@@ -109,17 +109,17 @@ class WeightMovementRecorder(keras.callbacks.Callback):
             self._add_frame()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Makes sure of a frame of the end, and writes the file."""
+        """Takes a frame of the last epoch if there is none, and writes the file."""
         if self._frames[-1][0] != self._epoch:
             del self._frames[self.max_frames - 1 :]
             self._add_frame()
         self.write()
 
     def write(self) -> pathlib.Path:
-        """Writes the frames taken so far, in place of what the file held before.
+        """Writes the frames taken so far, and replaces the file if it exists.
 
         Returns:
-            The file's path.
+            The path of the file.
 
         Raises:
             RuntimeError: there is no frame yet.
@@ -129,10 +129,10 @@ class WeightMovementRecorder(keras.callbacks.Callback):
                 "There is no frame yet: pass the recorder to fit(callbacks=...)."
             )
         pictures = _draw(self._frames)
-        film, image = _film(next(pictures))
+        figure, image = _image_figure(next(pictures))
         writer = self._writer_class(fps=self.frames_per_second)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with writer.saving(film, str(self.path), dpi=_DPI):
+        with writer.saving(figure, str(self.path), dpi=_DPI):
             writer.grab_frame()
             for picture in pictures:
                 image.set_data(picture)
@@ -143,14 +143,14 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         return np.concatenate([w.ravel() for w in read_weights(self.model).values()])
 
     def _add_frame(self) -> None:
-        movement = Movement.count(self._before, self._read(), self._reaches, self.bins)
+        movement = Movement.count(self._before, self._read(), self._limits, self.bins)
         groups = self.model.groups
         mixture = groups[0].prior.mixture() if len(groups) == 1 else None
         self._frames.append((self._epoch, movement, mixture))
 
 
 def _new_figure() -> Figure:
-    """A figure that pyplot knows nothing of: no window opens, and nothing stays behind."""
+    """Makes a figure that pyplot does not manage, so that no window opens or stays open."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -160,7 +160,10 @@ def _new_figure() -> Figure:
 
 
 def _draw(frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
-    """Each frame as pixels. Axes and labels are drawn once: they take longer than the rest."""
+    """Yields each frame as pixels.
+
+    Axes and labels take most of the drawing time, so they are drawn once for all frames.
+    """
     figure = _new_figure()
     canvas: Any = figure.canvas
     _, movement, mixture = frames[0]
@@ -180,25 +183,25 @@ def _draw(frames: list[Frame]) -> Iterator[NDArray[np.uint8]]:
         yield np.array(canvas.buffer_rgba())
 
 
-def _film(picture: NDArray[np.uint8]) -> tuple[Figure, Any]:
-    """A figure of one image and nothing else, for matplotlib's writers, and the image."""
-    film = _new_figure()
-    return film, film.figimage(picture, origin="upper")
+def _image_figure(picture: NDArray[np.uint8]) -> tuple[Figure, Any]:
+    """Makes a figure of one image, as matplotlib's writers need; returns both."""
+    figure = _new_figure()
+    return figure, figure.figimage(picture, origin="upper")
 
 
 def _writer_class(path: pathlib.Path) -> Any:
-    """matplotlib's writer for a file of this name."""
+    """Returns matplotlib's writer for a file of this name."""
     from matplotlib import animation
 
     writers: dict[str, Any] = {".gif": animation.PillowWriter, ".mp4": animation.FFMpegWriter}
-    ending = path.suffix.lower()
-    if ending not in writers:
+    suffix = path.suffix.lower()
+    if suffix not in writers:
         raise ValueError(f"path must end in .gif or .mp4; received '{path}'.")
-    if not writers[ending].isAvailable():
+    if not writers[suffix].isAvailable():
         raise RuntimeError(
             f"'{path}' needs ffmpeg, which was not found. Install ffmpeg, or write a .gif."
         )
-    return writers[ending]
+    return writers[suffix]
 
 
 def _check_range(name: str, value: int, least: int) -> None:

@@ -1,4 +1,4 @@
-"""How all pictures look, and the one place that imports pyplot."""
+"""Sets colours and axes of all pictures; the only module that imports pyplot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which holds for every kind of colour vision.
+# Okabe and Ito's palette, which suits every kind of colour vision.
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE = (
     "#0072B2",
     "#D55E00",
@@ -22,7 +22,7 @@ DENSITY = "Greys"
 
 
 def require_matplotlib() -> None:
-    """Raises `ImportError` with what to install when matplotlib is missing."""
+    """Raises `ImportError`, with the package to install, if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -33,12 +33,12 @@ def require_matplotlib() -> None:
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes in a figure of their own; sizes in inches."""
+    """Makes axes in a new figure; sizes in inches."""
     return new_figure(width, height).add_subplot()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure known to pyplot, so that `plt.show()` and notebooks show it."""
+    """Makes a figure that pyplot manages, so that `plt.show()` and notebooks show it."""
     require_matplotlib()
     import matplotlib.pyplot as plt
 
@@ -46,7 +46,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy(ax: Axes, **grid: Any) -> None:
-    """Takes the upper and right frame away and lays a faint grid behind the data."""
+    """Hides the upper and right frame, and draws a faint grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="0.9", linewidth=0.8, **grid)
     ax.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""TensorBoard summaries of a training under soft weight-sharing."""
+"""Writes TensorBoard summaries of a training under soft weight-sharing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tfmot_sws.models.wrapped import is_wrapped
 
 
 class SoftWeightSharingSummaries(keras.callbacks.Callback):
-    """Writes TensorBoard scalars and histograms of the mixture, every epoch or less often.
+    """Writes TensorBoard scalars and histograms of the mixture during `fit`.
 
-    Scalars: every log of the epoch (losses, metrics, `zeros`, `num_components`,
-    `bits_per_weight`), `snap`, `complexity_weight`, and every living component's mean,
-    standard deviation and proportion. Histograms: every shared variable. It needs
-    tensorboard, but no TensorFlow, so it works with every backend of Keras.
+    The scalars are every log of the epoch (losses, metrics, `zeros`, `num_components`,
+    `bits_per_weight`), `snap`, `complexity_weight`, and each living component's mean,
+    standard deviation and proportion. The histograms show every shared variable. The
+    callback needs tensorboard but not TensorFlow, so it works with every Keras backend.
 
     Args:
-        log_dir: folder to write to; made if it is missing.
+        log_dir: folder for the event files; created if it is missing.
         every: epochs from one set of summaries to the next, >= 1.
-        buckets: buckets of a histogram, >= 1; an odd number puts zero near the middle of one
-            where weights are symmetric.
+        buckets: number of buckets of a histogram, >= 1. If weights are symmetric, an odd
+            number puts zero near the middle of a bucket.
 
     Raises:
         ImportError: tensorboard is missing.
@@ -45,7 +45,7 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Opens the file."""
+        """Opens the event file."""
         if not is_wrapped(self.model):
             raise ValueError(
                 "SoftWeightSharingSummaries works on a model wrapped by "
@@ -56,7 +56,7 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         self._writer = EventFileWriter(self.log_dir)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the summaries of the epoch, and sees to it that they can be read at once."""
+        """Writes the summaries of the epoch, and flushes them so that they appear at once."""
         if epoch % self.every:
             return
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb
@@ -69,7 +69,7 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         self._writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Closes the file."""
+        """Closes the event file."""
         self._writer.close()
 
     def _scalars(self, logs: dict[str, Any]) -> dict[str, float]:

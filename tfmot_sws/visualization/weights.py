@@ -1,4 +1,4 @@
-"""Which numbers a picture of a model shows."""
+"""Reads the weights of models that the pictures show."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Array = NDArray[np.float32]
 
 
 def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array]:
-    """A copy of a model's weights by path: the shared ones, or those that would be.
+    """Copies the shared weights of a model, by path.
 
-    Take it before `fit` for a picture of before and after, since the wrapper trains the
-    very variables of the model that it was given.
+    For a picture of before and after, call it before `fit`: the wrapper trains the
+    variables of the model that it was given.
 
     Args:
-        model: a wrapped model, for its shared weights, or a plain one, for what
+        model: a wrapped model, or a plain one; of a plain model the weights are read that
             `apply_soft_weight_sharing` shares by default.
-        snapped: of a wrapped model, whether to read the weights that the network computes
-            with, moved towards their components' means by the share `snap`, or the trained
-            ones behind them. Those gather not at the means but where two components meet,
-            as the loss pulls them over the border and back.
+        snapped: for a wrapped model. `True`: read the weights that the network computes
+            with, which are moved towards their components' means by the fraction `snap`.
+            `False`: read the trained variables. These lie less at the means than at the
+            boundaries between components, because the loss moves them across and back.
 
     Returns:
         float32 arrays by variable path.
@@ -58,7 +58,7 @@ def _copy(variable: keras.Variable) -> Array:
 
 
 def as_arrays(weights: Any) -> dict[str, Array]:
-    """Models, mappings and single arrays in one form: flat arrays by path."""
+    """Converts a model, a mapping or a single array to flat arrays by path."""
     if isinstance(weights, keras.Model) or is_tf_keras(weights):
         weights = read_weights(weights)
     elif not isinstance(weights, Mapping):
@@ -67,10 +67,10 @@ def as_arrays(weights: Any) -> dict[str, Array]:
 
 
 def align(first: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
-    """`other` under the paths of `first`, when their arrays agree in size, in order.
+    """Gives `other` the paths of `first` if their arrays agree in size, in order.
 
-    A model and its stripped twin do, while their paths may differ: Keras numbers layers, and
-    puts a model's name in front or not, depending on how the model was built.
+    The paths of a model and its stripped copy may differ although their arrays agree: Keras
+    numbers layers, and adds the name of the model depending on how it was built.
     """
     if [array.size for array in first.values()] == [array.size for array in other.values()]:
         return dict(zip(first, other.values(), strict=True))
@@ -78,10 +78,10 @@ def align(first: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
 
 
 def pair_weights(before: Any, after: Any) -> tuple[Array, Array]:
-    """The same weights twice, as two flat arrays of one length.
+    """Returns the weights that two models have in common, as flat arrays of one length.
 
     Raises:
-        ValueError: the two have no variable in common, or sizes differ.
+        ValueError: there is no common variable, or its sizes differ.
     """
     first, second = as_arrays(before), as_arrays(after)
     second = align(first, second)
