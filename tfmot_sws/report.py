@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import heapq
 import itertools
 from typing import Any
@@ -17,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.wrapped import is_wrapped
 
 # What a narrow terminal goes without, the first one first.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
-_GZIP_LEVEL = 6
 _FLOAT_BITS = 32
 _MAX_INDEX_BITS = 12
 
@@ -43,7 +42,7 @@ class TensorReport:
         dense_bytes: size as float32 (or its own integer type).
         entropy_bytes: indices at their entropy, plus the float32 codebook.
         han_bytes: size as Deep Compression counts; see `han_bits`.
-        gzip_bytes: size of the dense values under gzip, level 6.
+        gzip_bytes: size of the dense values under gzip, level 9.
         coded_bytes: its share of the file that `save_compressed` writes: indices, or
             values where it has no codebook.
     """
@@ -229,7 +228,7 @@ def _tensor_report(variable: keras.Variable, coded_bytes: int) -> TensorReport:
         "path": variable.path,
         "shape": tuple(variable.shape),
         "dense_bytes": dense_bits // 8,
-        "gzip_bytes": len(gzip.compress(values.tobytes(), _GZIP_LEVEL)),
+        "gzip_bytes": gzip_size(values.tobytes()),
         "coded_bytes": coded_bytes,
     }
     if not is_clustered(values):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import enum
 import os
-import pathlib
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 
 from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.whole_file import replacing
 
 MAGIC = b"SWS"
 VERSION = 1
@@ -30,19 +29,8 @@ class Section(enum.IntEnum):
 
 def write_sections(path: str | os.PathLike[str], parts: Mapping[Section, bytes]) -> None:
     """Writes a file; a file already there stays whole until the new one is complete."""
-    target = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile(
-        dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        try:
-            file.writelines(frame(parts))
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o666 & ~_umask())
-    os.replace(file.name, target)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(frame(parts))
 
 
 def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:
@@ -98,9 +86,3 @@ def _payload(reader: ByteReader, section: Section) -> bytes:
 
 def _checksum(section: Section, payload: bytes) -> bytes:
     return zlib.crc32(payload, section.value).to_bytes(_CHECKSUM_BYTES, "little")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,7 +14,7 @@ _DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredTensor:
+class TfliteTensor:
     """One weight tensor as it lies in a .tflite file.
 
     Args:
@@ -44,7 +44,7 @@ class StoredTensor:
         return int(np.prod(self.shape))
 
 
-def stored_tensors(tflite: bytes) -> tuple[StoredTensor, ...]:
+def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
     """Counts the weights in a .tflite file: constants of two or more entries, each once.
 
     Args:
@@ -104,7 +104,7 @@ def has_loop(file: Any) -> bool:
     return schema.BuiltinOperator.WHILE in codes
 
 
-def _count(tensor: Any, values: NDArray) -> StoredTensor:
+def _count(tensor: Any, values: NDArray) -> TfliteTensor:
     shape = tuple(int(n) for n in tensor.shape)
     sparse = tensor.sparsity is not None
     # NumPy 2.4 does not sort float16 rightly on processors with AVX-512.
@@ -112,7 +112,7 @@ def _count(tensor: Any, values: NDArray) -> StoredTensor:
     zeros = int(np.prod(shape)) - int(np.count_nonzero(numbers))
     distinct = np.unique(numbers[numbers != 0]).size + (zeros > 0)
     per_channel = distinct if sparse else _greatest_per_channel(tensor, numbers.reshape(shape))
-    return StoredTensor(
+    return TfliteTensor(
         name=tensor.name.decode(errors="replace"),
         shape=shape,
         dtype=str(values.dtype),

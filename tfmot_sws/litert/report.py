@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import struct
 from typing import Any
 
@@ -11,7 +10,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tfmot_sws.litert.file import StoredTensor, stored_tensors
+from tfmot_sws.gzip_size import gzip_size
+from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 
 # What the schema's generated code raises on damaged files, for it checks nothing itself.
 _DAMAGED = (AttributeError, IndexError, OverflowError, TypeError, ValueError, struct.error)
@@ -21,7 +21,7 @@ _DAMAGED = (AttributeError, IndexError, OverflowError, TypeError, ValueError, st
 class TfliteReport:
     """The weight tensors of a .tflite file, and its size."""
 
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[TfliteTensor, ...]
     file_bytes: int
     gzip_bytes: int
 
@@ -55,4 +55,4 @@ def tflite_report(tflite: bytes) -> TfliteReport:
         tensors = stored_tensors(tflite)
     except _DAMAGED as error:
         raise ValueError(f"Not a readable .tflite file: {error}") from error
-    return TfliteReport(tensors, len(tflite), len(gzip.compress(tflite)))
+    return TfliteReport(tensors, len(tflite), gzip_size(tflite))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
-from tfmot_sws.litert.file import StoredTensor, stored_tensors
+from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
 
 _BATCH_SIZE = 256
@@ -34,7 +34,7 @@ class Verification:
 
     difference: float
     agreement: float | None
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[TfliteTensor, ...]
     raw_bytes: int
     gzip_bytes: int
 
@@ -76,7 +76,7 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
         agreement=_agreement(actual, expected),
         tensors=tensors,
         raw_bytes=len(tflite),
-        gzip_bytes=len(gzip.compress(tflite, 9)),
+        gzip_bytes=gzip_size(tflite),
     )
 
 
