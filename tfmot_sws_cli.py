@@ -1,20 +1,20 @@
-"""Starts the command `tfmot-sws`: reads the arguments, then has `tfmot_sws.cli` do the work.
+"""Starts the command `tfmot-sws`: parses the arguments, then calls `tfmot_sws.cli`.
 
-It lies outside the package so that neither Keras nor TensorFlow is imported for `--help`,
-and so that TensorFlow is imported in silence.
+The module lies beside the package, because importing any part of `tfmot_sws` imports Keras
+and TensorFlow. That takes seconds and prints. Here the arguments are parsed before, so
+`--help` is immediate, and stderr is closed during the import, so an error is one line.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 _EPILOG = """\
 examples:
-  tfmot-sws report stripped.keras              what each tensor weighs, in five ways
+  tfmot-sws report stripped.keras              the size of each tensor, counted in five ways
   tfmot-sws compress stripped.keras model.sws  the file to store or to send
   tfmot-sws decompress model.sws model.keras   the identical model back
   tfmot-sws export model.sws model.tflite      for LiteRT, on a phone
@@ -26,7 +26,9 @@ exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument(
+        "--json", action="store_true", help="print the result, or the error, as JSON"
+    )
     common.add_argument(
         "--import",
         dest="imports",
@@ -68,6 +70,23 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--format", default="float32", help="how weights are stored (default: float32)"
     )
+    export.add_argument(
+        "--representative-data",
+        metavar="FILE.npz",
+        help="typical inputs, which --format int8 needs: one array, or one for each input, "
+        "named by the names of the inputs, or arr_0, arr_1, ... in their order",
+    )
+    export.add_argument(
+        "--sample",
+        metavar="FILE.npz",
+        help="inputs for the check that outputs agree (default: the representative data, or "
+        "random inputs)",
+    )
+    export.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code that a .keras file holds, in Lambda layers; for files of your own",
+    )
     return top
 
 
@@ -75,23 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
-        from tfmot_sws.cli import run
-
-    return run(parsed)
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Holds back what native code prints: TensorFlow logs before it reads its level."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    # TensorFlow's native code logs before it reads that level, so stderr is closed meanwhile.
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
-        os.dup2(sink, 2)
-        yield
+        from tfmot_sws.cli import run
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+    return run(parsed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands of `tfmot-sws` do."""
+"""Runs the commands of `tfmot-sws`; `tfmot_sws_cli` parses their arguments."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.whole_file import replacing
 
+# A line on the terminal ends here, because Keras puts whole configurations into messages.
+_MAX_LINE: Final = 1000
 _ERRORS = (CompressedFileError, ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -26,38 +27,54 @@ class UsageError(Exception):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs one command; errors become one line on stderr.
+    """Runs one command; each error and each warning becomes one line on stderr.
+
+    With `--json`, stdout gets one JSON object in all cases: the result of the command or
+    its "error", and the list of "warnings".
 
     Args:
-        arguments: as `tfmot_sws_cli.parser` gives them.
+        arguments: the result of `tfmot_sws_cli.parser`.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage.
     """
-    try:
-        with warnings.catch_warnings():
-            # Keras and TensorFlow warn of matters of their own.
-            warnings.simplefilter("ignore")
-            sys.path.insert(0, os.getcwd())
-            for module in arguments.imports:
-                importlib.import_module(module)
-            result = _COMMANDS[arguments.command](arguments)
-    except UsageError as error:
-        return _fail(error, 2)
-    except _ERRORS as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
+    result: dict[str, Any] = {}
+    error: BaseException | None = None
+    with warnings.catch_warnings(record=True) as caught:
+        # Users cannot act on warnings of Keras and TensorFlow about their own code.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"tfmot_sws")
+        try:
+            result = _run_command(arguments)
+        except (UsageError, KeyboardInterrupt, *_ERRORS) as exception:
+            error = exception
+    messages = [str(warning.message) for warning in caught]
+    for message in messages:
+        _print_line(f"warning: {message}")
+    if error is not None:
+        result = {"error": _text(error)}
+        _print_line(result["error"])
     if arguments.json:
-        print(json.dumps(result, indent=2))  # noqa: T201
-    return 0
+        print(json.dumps({**result, "warnings": messages}, indent=2))  # noqa: T201
+    return 0 if error is None else 2 if isinstance(error, UsageError) else 1
 
 
-def _fail(error: object, code: int) -> int:
-    line = " ".join(str(error).split()) or type(error).__name__
-    # Keras puts whole configurations into its messages.
-    Console(stderr=True, soft_wrap=True).print(f"tfmot-sws: {line[:1000]}", markup=False)
-    return code
+def _run_command(arguments: argparse.Namespace) -> dict[str, Any]:
+    sys.path.insert(0, os.getcwd())
+    for module in arguments.imports:
+        importlib.import_module(module)
+    return _COMMANDS[arguments.command](arguments)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) or type(error).__name__
+
+
+def _print_line(text: str) -> None:
+    line = " ".join(text.split())[:_MAX_LINE]
+    Console(stderr=True, soft_wrap=True).print(f"tfmot-sws: {line}", markup=False)
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -97,20 +114,25 @@ def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
 def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments, (".sws",), ".keras")
     model = _load(source)
-    with _status(f"Writing {target.name}"), _replacing(target) as temporary:
+    with _status(f"Writing {target.name}"), replacing(target) as temporary:
         model.save(temporary)
     return _written(arguments, source, target)
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tfmot_sws.litert.export import FORMATS, convert_to_tflite
+    from tfmot_sws.litert.export import FORMATS, export
+    from tfmot_sws.litert.input_files import load_inputs
 
     source, target = _paths(arguments, (".keras", ".sws"), ".tflite")
     if arguments.format not in FORMATS:
         raise UsageError(f"--format {arguments.format}: expected one of {', '.join(FORMATS)}")
-    model = _load(source)
-    with _status(f"Converting {source.name}"), _replacing(target) as temporary:
-        temporary.write_bytes(convert_to_tflite(model, arguments.format))
+    model = _load(source, arguments.trust)
+    data, sample = (
+        None if path is None else load_inputs(path, model)
+        for path in (arguments.representative_data, arguments.sample)
+    )
+    with _status(f"Converting {source.name}"):
+        export(model, target, arguments.format, representative_data=data, sample=sample)
     return _written(arguments, source, target)
 
 
@@ -136,8 +158,13 @@ def _check_suffix(path: pathlib.Path, *suffixes: str) -> None:
         raise UsageError(f"'{path}': expected a file name that ends in {' or '.join(suffixes)}")
 
 
-def _load(path: pathlib.Path) -> Any:
-    """The model in a .keras or .sws file."""
+def _load(path: pathlib.Path, trust: bool = False) -> Any:
+    """Loads the model in a .keras or .sws file.
+
+    Args:
+        path: the file.
+        trust: whether code in a .keras file, in Lambda layers, may run.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"'{path}': no such file")
     with _status(f"Reading {path.name}"):
@@ -147,16 +174,7 @@ def _load(path: pathlib.Path) -> Any:
             return load_compressed(path)
         import keras
 
-        return keras.models.load_model(path, compile=False)
-
-
-@contextlib.contextmanager
-def _replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the target's place once all went well."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tfmot-sws-") as folder:
-        temporary = pathlib.Path(folder) / target.name
-        yield temporary
-        os.replace(temporary, target)
+        return keras.models.load_model(path, compile=False, safe_mode=not trust)
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,9 @@
-"""TensorFlow's converter to .tflite: quiet, and with a batch of 1 where it needs one."""
+"""Runs TensorFlow's converter to .tflite: quietly, and with a batch of 1 where it needs one.
+
+The converter prints hundreds of lines, from Python and from native code. `quietly` holds
+them back, and an error shows the last ones. It is the package's only silencer. The command
+line needs one more, in `tfmot_sws_cli`, because it silences the import of this package.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ Configure = Callable[[Any], None]
 
 
 class ExportError(RuntimeError):
-    """The model could not be exported, or its export does not compute the same."""
+    """The model cannot be exported, or its file does not compute the same outputs."""
 
 
 def convert(model: keras.Model, configure: Configure = lambda _: None) -> bytes:
@@ -29,9 +34,13 @@ def convert(model: keras.Model, configure: Configure = lambda _: None) -> bytes:
         model: a built Keras model.
         configure: sets options of the `tf.lite.TFLiteConverter`.
 
+    Returns:
+        The bytes of a .tflite file.
+
     Raises:
-        ExportError: the converter failed, with what it printed.
+        ExportError: the converter failed; the message has the end of its output.
     """
+    model = _with_inputs(model)
     try:
         return _run(model, configure)
     except ExportError:
@@ -41,7 +50,7 @@ def convert(model: keras.Model, configure: Configure = lambda _: None) -> bytes:
 
 
 def with_batch_of_one(model: keras.Model) -> keras.Model:
-    """The same model behind inputs whose batch is 1; without known inputs, the model."""
+    """Puts a model behind inputs whose batch is 1; returns it as it is if it has no inputs."""
     if not getattr(model, "inputs", None):
         return model
 
@@ -56,8 +65,45 @@ def with_batch_of_one(model: keras.Model) -> keras.Model:
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The model's symbolic inputs as it takes them: a tensor, list or dict."""
+    """Returns the model's symbolic inputs as it takes them: a tensor, list or dict."""
     return model.inputs[0] if len(model.inputs) == 1 else model.input
+
+
+def _with_inputs(model: keras.Model) -> keras.Model:
+    """Puts a subclassed model that was loaded from a file behind symbolic inputs.
+
+    A .keras file stores the shapes of the inputs as JSON, which turns their tuples into
+    lists. TensorFlow's converter takes each number in a list for the shape of one input, and
+    fails. All other models are returned as they are.
+    """
+    if not isinstance(model, keras.Model) or getattr(model, "inputs", None):
+        return model
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if not _has_list_as_shape(shapes):
+        return model
+    inputs = _symbolic(shapes, model.input_dtype)
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _has_list_as_shape(shapes: Any) -> bool:
+    if _is_shape(shapes):
+        return isinstance(shapes, list)
+    parts = shapes.values() if isinstance(shapes, dict) else shapes or ()
+    return any(map(_has_list_as_shape, parts))
+
+
+def _is_shape(shapes: Any) -> bool:
+    is_sequence = isinstance(shapes, list | tuple)
+    return is_sequence and all(size is None or isinstance(size, int) for size in shapes)
+
+
+def _symbolic(shapes: Any, dtype: str, name: str | None = None) -> Any:
+    """Makes inputs with a free batch from nested shapes; in a dict, the keys name them."""
+    if isinstance(shapes, dict):
+        return {key: _symbolic(shape, dtype, key) for key, shape in shapes.items()}
+    if _is_shape(shapes):
+        return keras.Input(tuple(shapes[1:]), dtype=dtype, name=name)
+    return [_symbolic(shape, dtype) for shape in shapes]
 
 
 def _run(model: keras.Model, configure: Configure) -> bytes:
@@ -78,13 +124,18 @@ def _run(model: keras.Model, configure: Configure) -> bytes:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[list[str]]:
-    """Holds back warnings and what Python and native code print; gives what was printed."""
+    """Holds back warnings and all output of Python and of native code.
+
+    Returns:
+        A context that gives a list. After the block, the list holds the output.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     printed: list[str] = []
     kept = [os.dup(1), os.dup(2)]
     held = io.StringIO()
-    # The converter swallows exceptions, a warning made an error among them.
+    # The converter catches every exception, so a warning turned into an error would make it
+    # fail without a reason.
     with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,10 +1,8 @@
-"""Export to LiteRT (TFLite), with a check that nothing changed on the way."""
+"""Exports models to LiteRT (TFLite), and checks the outputs of each file."""
 
 from __future__ import annotations
 
 import os
-import pathlib
-import tempfile
 from typing import Any, Final
 
 import keras
@@ -18,6 +16,7 @@ from tfmot_sws.litert.verification import Verification, verify_tflite
 from tfmot_sws.models.batch_norm import warn_of_lost_clusters
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
 from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.whole_file import replacing
 
 __all__ = [
     "FORMATS",
@@ -38,38 +37,26 @@ def convert_to_tflite(
     representative_data: Any = None,
     sample: Any = None,
 ) -> bytes:
-    """Converts a stripped model to LiteRT and checks that outputs are the same.
+    """Converts a stripped model to LiteRT and checks that the outputs are the same.
 
-    The converter needs Keras on TensorFlow: under JAX or torch another process builds
-    the model again and converts it, and the result is checked against this one's outputs.
+    The function prepares models that the converter would turn down: it rebuilds models in
+    half precision in float32, and sets the batch to 1 where LiteRT needs a fixed batch, as
+    for recurrent models. All other models keep a free batch. If Keras runs on JAX or torch,
+    another process with Keras on TensorFlow runs the converter; see
+    `tfmot_sws.litert.process`.
 
-    What else the converter needs is done here: models in half precision are rebuilt in
-    float32; models that LiteRT takes only with a fixed batch, such as recurrent ones, get
-    a batch of 1; all others keep a free batch. Formats:
-
-    - "float32": every weight as it is. As large as the dense model until it is zipped.
-    - "float16": half the size. Outputs agree to 1e-2 of their range.
-    - "int8_codebook": a quarter of the size. Values move to a grid of 255 steps
-      (`place_on_int8_grid`), and are then stored as int8, one scale a tensor, and
-      computed with as float: outputs equal those of the float32 file of the moved weights
-      exactly, and those of the model to 0.1 of their range, mostly far better. A BatchNorm
-      that can be folded is.
-    - "sparse": only the non-zero entries of tensors with many zeros; exact. Where the
-      file does not become smaller, a warning says so, and the float32 file is returned.
-    - "int8": integer arithmetic, a quarter of the size, inputs and outputs float32.
-      Outputs agree to 0.1 of their range. Needs `representative_data`.
-    - "tflm": look-up tables for TensorFlow Lite Micro only, batch 1; exact. Needs the
-      package tflite-micro: `pip install 'tfmot-sws[tflm]'`.
+    The formats are described in `tfmot_sws.litert.formats.FORMATS`. The default, "float32",
+    stores every weight as it is.
 
     Args:
         model: a plain built model of Keras 3 or tf_keras, called at least once if it is
             subclassed.
         weights: how weights are stored, one of `FORMATS`.
-        representative_data: typical inputs from which "int8" learns the range of each
+        representative_data: typical inputs, from which "int8" learns the range of each
             activation: arrays as for `model.predict`, or a dataset or other iterable of
-            batches, (inputs, targets) among them. 256 examples are read.
+            batches (of inputs, or of tuples of inputs and targets). 256 examples are read.
         sample: inputs for the check, shaped as for `model.predict`; a few examples
-            suffice. `None`: the representative data, or random inputs (zeros where
+            suffice. `None`: the representative data, or random inputs (zeros for
             integers).
 
     Returns:
@@ -79,18 +66,18 @@ def convert_to_tflite(
         TypeError: the model is still wrapped.
         ValueError: an unknown `weights`, or "int8" without `representative_data`.
         ExportError: conversion failed, or outputs of LiteRT and Keras differ by more than
-            the format allows (1e-4 of their range for the exact ones).
+            the format's tolerance.
         ImportError: the format's package is not installed.
 
     Warns:
-        UserWarning: BatchNorm behind clustered kernels, whose clusters the format loses
-            (call `fold_batch_norm` before sharing); "sparse" or "int8_codebook" gain
-            nothing for some tensors.
+        UserWarning: a BatchNorm follows clustered kernels, whose clusters the format loses
+            (call `fold_batch_norm` before sharing); or the format does not make some
+            tensors smaller.
 
     Example:
         >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(256)])
-        >>> sizes = [len(convert_to_tflite(model, w)) for w in ("float32", "int8_codebook")]
-        >>> sizes[1] < 0.3 * sizes[0]
+        >>> sizes = [len(convert_to_tflite(model, w)) for w in ("float32", "float16")]
+        >>> sizes[1] < 0.6 * sizes[0]
         True
     """
     return _convert_and_verify(model, weights, representative_data, sample)[0]
@@ -108,24 +95,21 @@ def export(
 
     Args:
         model: as for `convert_to_tflite`.
-        path: the file to write; an old one is replaced once the new one has been checked.
-        weights: one of `FORMATS`, see `convert_to_tflite`.
-        representative_data: likewise.
-        sample: likewise.
+        path: the file to write. An old file is replaced after the new one is checked.
+        weights: as for `convert_to_tflite`.
+        representative_data: as for `convert_to_tflite`.
+        sample: as for `convert_to_tflite`.
 
     Returns:
-        What the check found, and what is in the file.
+        The difference between the outputs, the weights in the file, and its sizes.
 
     Raises:
         OSError: the file cannot be written.
-        Exception: whatever `convert_to_tflite` raises; then nothing is written.
+        Exception: any error of `convert_to_tflite`; then nothing is written.
     """
     tflite, verification = _convert_and_verify(model, weights, representative_data, sample)
-    target = pathlib.Path(path)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tfmot-sws-") as folder:
-        temporary = pathlib.Path(folder) / target.name
+    with replacing(path) as temporary:
         temporary.write_bytes(tflite)
-        os.replace(temporary, target)
     return verification
 
 
@@ -134,14 +118,17 @@ def _convert_and_verify(
 ) -> tuple[bytes, Verification]:
     _check(model, weights)
     form = tflite_formats.FORMATS[weights]
-    if not form.keeps_clusters_behind_batch_norm:
+    if representative_data is not None:
+        representative_data = first_examples(representative_data)
+    sample = representative_data if sample is None else sample
+    form.check(Job(model, representative_data, sample))
+    # Elsewhere the process on TensorFlow gives this warning.
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if on_tensorflow and not form.keeps_clusters_behind_batch_norm:
         warn_of_lost_clusters(model, weights)
     if not computes_in_float32(model):
         model = copy_float32(model)
-    if sample is None and weights == "int8" and representative_data is not None:
-        representative_data = sample = first_examples(representative_data)
     job = Job(model, representative_data, sample)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
     tflite = form.make(job) if on_tensorflow else make_on_tensorflow(job, weights)
     try:
         verification = verify_tflite(tflite, model, sample)
@@ -157,7 +144,7 @@ def _convert_and_verify(
             f"{verification.difference:.1e} of their range; at most {form.tolerance:.0e} is "
             "expected. Nothing was written. If the model computes at random in inference, "
             "make it deterministic; if 'int8' is too coarse, pass more representative data "
-            "or take 'int8_codebook'."
+            "or take another format."
         )
     return tflite, verification
 

@@ -1,4 +1,4 @@
-"""What a .tflite file holds, read with the flatbuffer schema that LiteRT ships."""
+"""Reads the weights in a .tflite file, with the flatbuffer schema that LiteRT ships."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Types of weights. Other constants are shapes, axes, and the biases of integer files.
+# Types of weights. Constants of other types are shapes, axes, and biases of integer files.
 _DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TfliteTensor:
-    """One weight tensor as it lies in a .tflite file.
+    """One weight tensor as a .tflite file stores it.
 
     Args:
         name: its name in the file.
         shape: its shape there.
         dtype: "float32", "float16" or "int8".
         distinct: number of distinct stored values, zero included.
-        distinct_per_channel: the same within one channel, the greatest over all; channels
-            are those with a scale of their own.
+        distinct_per_channel: the greatest such number of one channel, if each channel has
+            a scale; else the same as `distinct`.
         zeros: number of entries that are exactly zero.
         sparse: whether only the non-zero entries are stored.
         stored_bytes: bytes of its values in the file.
@@ -51,17 +51,17 @@ def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
         tflite: the bytes of a .tflite file.
 
     Returns:
-        One record a tensor, in the order of the file. Look-up tables of the format "tflm"
-        are no tensors and are left out.
+        One record per tensor, in the order of the file. Look-up tables for TensorFlow Lite
+        Micro are left out, because the file does not store them as tensors.
     """
     return tuple(_count(*constant) for constant in constants(parse(tflite)))
 
 
 def parse(tflite: bytes) -> Any:
-    """The file as objects of LiteRT's schema.
+    """Parses a file into objects of LiteRT's schema.
 
     Raises:
-        ValueError: when the data is no .tflite file.
+        ValueError: the data is no .tflite file.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -71,7 +71,7 @@ def parse(tflite: bytes) -> Any:
 
 
 def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
-    """Weight tensors of a parsed file and their stored values; shared buffers once."""
+    """Yields the weight tensors of a parsed file with their values; a shared buffer once."""
     from ai_edge_litert import schema_py_generated as schema
 
     dtypes = {getattr(schema.TensorType, name): dtype for name, dtype in _DTYPES.items()}
@@ -79,7 +79,7 @@ def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
     for graph in file.subgraphs:
         for tensor in graph.tensors:
             data = file.buffers[tensor.buffer].data
-            # A sparse tensor of nothing but zeros has no data.
+            # A sparse tensor whose entries are all zero has no data.
             known = data is not None or tensor.sparsity is not None
             if not known or tensor.type not in dtypes or tensor.buffer in seen:
                 continue
@@ -91,13 +91,13 @@ def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
 
 
 def operators(file: Any) -> Iterator[tuple[Any, Any]]:
-    """Every operator of a parsed file, after the graph that it belongs to."""
+    """Yields every operator of a parsed file, as a pair of its graph and itself."""
     for graph in file.subgraphs:
         yield from ((graph, operator) for operator in graph.operators or [])
 
 
 def has_loop(file: Any) -> bool:
-    """Whether a parsed file has a while loop, as recurrent layers become."""
+    """Tells whether a parsed file has a while loop; recurrent layers become one."""
     from ai_edge_litert import schema_py_generated as schema
 
     codes = [code.builtinCode for code in file.operatorCodes or []]
@@ -107,7 +107,7 @@ def has_loop(file: Any) -> bool:
 def _count(tensor: Any, values: NDArray) -> TfliteTensor:
     shape = tuple(int(n) for n in tensor.shape)
     sparse = tensor.sparsity is not None
-    # NumPy 2.4 does not sort float16 rightly on processors with AVX-512.
+    # NumPy 2.4 sorts float16 wrongly on processors with AVX-512.
     numbers = values.astype(np.float32) if values.dtype == np.float16 else values
     zeros = int(np.prod(shape)) - int(np.count_nonzero(numbers))
     distinct = np.unique(numbers[numbers != 0]).size + (zeros > 0)

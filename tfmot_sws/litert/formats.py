@@ -1,4 +1,8 @@
-"""How each format of .tflite file is made from a Keras model."""
+"""Defines the formats of .tflite files: one record each in `FORMATS`.
+
+The names and descriptions of formats are written here alone. A new format is a function and
+a record.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,21 @@ from tfmot_sws.litert.verification import greatest_difference
 from tfmot_sws.models.batch_norm import fold_batch_norm, foldable
 from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
 
-# Examples of the representative data that calibrate, and that check the result.
+# How many examples calibrate "int8" and check the result.
 _CALIBRATION_EXAMPLES: Final = 256
-# Kernels of another library sum in another order: float32 outputs agree to about this
-# share of their range.
-_SAME: Final = 1e-4
+# LiteRT adds in another order than Keras does, so even exact formats differ by rounding.
+_ROUNDING: Final = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is to be exported, and what the user gave for it; see `convert_to_tflite`."""
+    """The arguments of one export; see `convert_to_tflite`.
+
+    Args:
+        model: a plain model that computes in float32.
+        representative_data: arrays in the structure that the model takes, or `None`.
+        sample: likewise.
+    """
 
     model: keras.Model
     representative_data: Any
@@ -37,10 +46,22 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a format is made, and by how much its outputs may differ from Keras'."""
+    """One format of .tflite file.
 
+    Args:
+        description: how it stores weights, for users.
+        make: converts a model.
+        tolerance: how much outputs may differ from those of Keras, as a share of their
+            range.
+        check: raises an error if the export cannot work, before anything is computed.
+        keeps_clusters_behind_batch_norm: whether clustered kernels have few distinct
+            values in the file even if a BatchNorm is folded into them.
+    """
+
+    description: str
     make: Callable[[Job], bytes]
     tolerance: float
+    check: Callable[[Job], object] = lambda _: None
     keeps_clusters_behind_batch_norm: bool = False
 
 
@@ -66,7 +87,7 @@ def _sparse(job: Job) -> bytes:
 
     dense, sparse = convert(job.model), convert(job.model, configure)
     if _num_nonzero(sparse) != _num_nonzero(dense):
-        # Seen with LiteRT 2.3 when the rows of a matrix are no multiple of 4 long.
+        # LiteRT 2.3 does so if the length of a matrix's rows is no multiple of 4.
         _warn_dense(job.model, "LiteRT's converter would lose some of its weights")
         return dense
     if len(sparse) >= len(dense):
@@ -108,18 +129,19 @@ def _int8_codebook(job: Job) -> bytes:
     return small
 
 
-def _int8(job: Job) -> bytes:
-    import tensorflow as tf
-
+def _need_representative_data(job: Job) -> None:
     if job.representative_data is None:
         raise ValueError(
             "weights='int8' needs representative_data=, typical inputs from which the range "
             "of each activation is learned, such as x_train[:256]."
         )
-    data = first_examples(job.representative_data)
+
+
+def _int8(job: Job) -> bytes:
+    import tensorflow as tf
 
     def examples() -> Iterator[Any]:
-        named = by_input_name(data, job.model)
+        named = by_input_name(job.representative_data, job.model)
         arrays = named if isinstance(named, dict) else {"": keras.tree.flatten(named)[0]}
         for i in range(len(next(iter(arrays.values())))):
             example = {name: array[i : i + 1] for name, array in arrays.items()}
@@ -134,7 +156,7 @@ def _int8(job: Job) -> bytes:
 
 
 def _without_loops(model: keras.Model) -> keras.Model:
-    """The model with recurrent layers unrolled: calibrating a loop ends the process."""
+    """Unrolls recurrent layers, because calibrating a loop crashes the process."""
     if not has_loop(parse(convert(model))):
         return model
     unrolled = clone_with(model, unroll_recurrences)
@@ -162,7 +184,11 @@ def _tflm(job: Job) -> bytes:
 
 
 def first_examples(data: Any) -> Any:
-    """The first examples of arrays, or of an iterable of batches, as arrays."""
+    """Returns the first 256 examples of arrays or of an iterable of batches, as arrays.
+
+    Raises:
+        ValueError: the iterable has no batches.
+    """
     if hasattr(data, "shape") or isinstance(data, list | tuple | dict):
         return keras.tree.map_structure(
             lambda array: np.asarray(array)[:_CALIBRATION_EXAMPLES], data
@@ -181,10 +207,39 @@ def first_examples(data: Any) -> Any:
 
 
 FORMATS: Final = {
-    "float32": Format(_float32, _SAME),
-    "float16": Format(_float16, 1e-2),
-    "int8_codebook": Format(_int8_codebook, 0.1),
-    "sparse": Format(_sparse, _SAME),
-    "int8": Format(_int8, 0.1, keeps_clusters_behind_batch_norm=True),
-    "tflm": Format(_tflm, _SAME),
+    "float32": Format(
+        "Every weight as it is. As large as the dense model, until the file is zipped.",
+        _float32,
+        tolerance=_ROUNDING,
+    ),
+    "float16": Format("Half the size.", _float16, tolerance=1e-2),
+    "int8_codebook": Format(
+        "A quarter of the size. Values move to a grid of 255 steps (`place_on_int8_grid`), are "
+        "stored as int8 with one scale per tensor, and are computed with as float32. Outputs "
+        "equal those of the float32 file of the moved weights exactly. A BatchNorm is folded "
+        "if possible.",
+        _int8_codebook,
+        tolerance=0.1,
+    ),
+    "sparse": Format(
+        "Only the non-zero entries of tensors with many zeros. If that does not make the file "
+        "smaller, a warning says so, and the float32 file is returned.",
+        _sparse,
+        tolerance=_ROUNDING,
+    ),
+    "int8": Format(
+        "A quarter of the size, and integer arithmetic; inputs and outputs are float32. Needs "
+        "`representative_data`.",
+        _int8,
+        tolerance=0.1,
+        check=_need_representative_data,
+        keeps_clusters_behind_batch_norm=True,
+    ),
+    "tflm": Format(
+        "Look-up tables, for TensorFlow Lite Micro only; the batch is 1. Needs the package "
+        "tflite-micro: `pip install 'tfmot-sws[tflm]'`.",
+        _tflm,
+        tolerance=_ROUNDING,
+        check=lambda _: tflm.package(),
+    ),
 }

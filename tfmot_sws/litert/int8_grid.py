@@ -1,4 +1,4 @@
-"""Weights on an int8 grid, and their storage as int8 that loses nothing."""
+"""Moves weights onto an int8 grid, and then stores them as int8 without loss."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.rebuild import copy_float32
 
 _STEPS = 127
-# A step of at most this many significant bits has multiples up to 127 that float32 holds
-# exactly, so that scale times integer gives back each weight bit for bit.
+# A step of 16 significant bits times an integer of 7 bits fits the 24 bits of float32, so
+# scale times integer gives back each weight bit for bit.
 _STEP_BITS = 16
-# Tensors smaller than this are not worth a warning when they stay float.
+# A smaller tensor that stays float32 costs too few bytes for a warning.
 _WORTH_A_WARNING = 1024
 
 
 def place_on_int8_grid(model: keras.Model) -> keras.Model:
     """Moves every kernel's values onto multiples of its greatest magnitude over 127.
 
-    Use it on a stripped model before `convert_to_tflite(..., "int8_codebook")`, which
-    does the same by itself, to see beforehand what that costs. For a kernel w:
+    `convert_to_tflite(..., "int8_codebook")` does this too. Call it on a stripped model to
+    measure beforehand how much accuracy it costs. For a kernel w:
 
         step = max|w| / 127, rounded up to 16 significant bits
         w   <- step * round(w / step)
@@ -61,8 +61,8 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
 def store_as_int8(tflite: bytes) -> bytes:
     """Stores the kernels of a float32 file that lie on an int8 grid as int8.
 
-    Kernels that do not lie on it, such as those that the converter has scaled by a
-    BatchNorm, stay float32, and so does what LiteRT reads by gathering: embeddings.
+    Kernels off the grid stay float32, for instance those that the converter has scaled by
+    a BatchNorm. Embeddings stay float32 too, because LiteRT reads them by gathering.
 
     Args:
         tflite: the bytes of a float32 .tflite file.
@@ -78,7 +78,7 @@ def store_as_int8(tflite: bytes) -> bytes:
     scopes, names = _off_grid(tflite)
     if names:
         warnings.warn(
-            f"Tensors {names} do not lie on an int8 grid, for the converter has changed "
+            f"Tensors {names} do not lie on an int8 grid, because the converter has changed "
             "them, as it does with kernels before a BatchNorm. They stay float32.",
             UserWarning,
             stacklevel=2,
@@ -118,7 +118,12 @@ def _step(values: NDArray[np.float32]) -> np.float32:
 
 
 def _off_grid(tflite: bytes) -> tuple[list[str], list[str]]:
-    """Outputs of operators that read kernels off the grid; names of those that are large."""
+    """Finds kernels off the grid.
+
+    Returns:
+        The names of the outputs of all operators that read one, by which the quantizer
+        identifies operators; and the names of the large ones among these kernels.
+    """
     file = parse(tflite)
     off = {
         id(tensor): tensor

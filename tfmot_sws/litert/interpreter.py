@@ -1,4 +1,4 @@
-"""Runs .tflite files in LiteRT's interpreter on the inputs that the Keras model takes."""
+"""Runs .tflite files in LiteRT's interpreter, on the inputs of the Keras model."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
     for start in range(0, total, step):
         feed = {name: _slice(array, start, step, batch) for name, array in arrays.items()}
         outputs = runner(**feed)
-        # LiteRT's own LSTM, which that of tf_keras becomes, would go on from its state.
+        # The LSTM of tf_keras becomes LiteRT's, which keeps its state between two calls.
         interpreter.reset_all_variables()
-        # A fixed batch is filled up at the end; what was filled in is cut off.
+        # The last batch is padded to a fixed batch's size; this removes the padding.
         parts.append([outputs[name][: total - start] for name in output_order(outputs)])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
-    """A few random inputs (zeros where integers) in the structure that the model takes."""
+    """Makes a few random inputs (zeros for integers) in the structure of the model's inputs."""
     generator = np.random.default_rng(0)
     _, runner, names, _ = _open(tflite)
     details = runner.get_input_details()
@@ -64,7 +64,7 @@ def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
 
 
 def by_input_name(inputs: Any, model: keras.Model) -> Any:
-    """Inputs for a model of several as a dict by their names; others as they are."""
+    """Returns the inputs of a model that has several as a dict by name; others unchanged."""
     tensors = getattr(model, "inputs", None) or []
     leaves = keras.tree.flatten(inputs)
     if len(tensors) < 2 or len(leaves) != len(tensors):
@@ -73,10 +73,10 @@ def by_input_name(inputs: Any, model: keras.Model) -> Any:
 
 
 def arrays_by_name(inputs: Any, names: list[str]) -> dict[str, NDArray]:
-    """Arrays by the name of the input they feed.
+    """Maps the names of a file's inputs to arrays.
 
     Raises:
-        ValueError: their number is wrong, or several have no names.
+        ValueError: the number of arrays is wrong, or there are several without names.
     """
     if isinstance(inputs, dict):
         missing = sorted(set(names) - set(inputs))
@@ -92,14 +92,19 @@ def arrays_by_name(inputs: Any, names: list[str]) -> dict[str, NDArray]:
 
 
 def output_order(outputs: dict[str, Any]) -> list[str]:
-    """Keras names unnamed outputs output_0, output_1, ...; named ones sort by name."""
+    """Sorts names of outputs into the order of Keras: by number output_0, ..., or by name."""
     return sorted(
         outputs, key=lambda name: (len(name), name) if "output_" in name else (0, name)
     )
 
 
 def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
-    """Interpreter, signature runner, its inputs' names, and the batch if that is fixed."""
+    """Opens a file.
+
+    Returns:
+        The interpreter, its signature runner, the sorted names of the inputs, and the size
+        of the batch if that is fixed.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=tflite)

@@ -1,15 +1,17 @@
-"""Conversion in another process, for Keras on JAX or torch: the converter needs TensorFlow.
+"""Exports from JAX and torch: runs the command line in another process, on TensorFlow.
 
-Keras has one backend a process, so a fresh Python with Keras on TensorFlow builds the model
-again and converts it. What it made is then checked here, against this process' own outputs.
+TensorFlow's converter needs Keras on TensorFlow, and Keras has one backend per process. So
+the model goes into a temporary .keras file, and `tfmot-sws export` converts that file in a
+fresh interpreter. Between the two processes there are only file formats with an owner:
+.keras, .npz, .tflite, and the JSON of the command line. `export` then compares the .tflite
+file with the outputs of the model in this process.
 """
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import pathlib
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,131 +19,96 @@ import warnings
 from typing import Any, Final
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
 from tfmot_sws.litert.converter import ExportError
-from tfmot_sws.litert.formats import FORMATS, Job, first_examples
-from tfmot_sws.models.rebuild import finalize
+from tfmot_sws.litert.formats import Job
+from tfmot_sws.litert.input_files import save_inputs
+from tfmot_sws.models.rebuild import dicts_in
 
-_ORDER: Final = "order.pickle"
-_ANSWER: Final = "answer.pickle"
+_ADVICE: Final = (
+    "Classes and functions of your own must be in a module that can be imported, not in the "
+    "main script, be registered with keras.saving.register_keras_serializable, and use "
+    "keras.ops alone."
+)
 
 
 def make_on_tensorflow(job: Job, weights: str) -> bytes:
-    """What `FORMATS[weights].make(job)` gives where Keras runs on TensorFlow.
+    """Runs `FORMATS[weights].make(job)` in a process where Keras runs on TensorFlow.
 
     Args:
         job: a plain model, with the data that came with it.
         weights: one of `FORMATS`.
 
+    Returns:
+        The bytes of a .tflite file.
+
     Raises:
-        ExportError: the other process could not build or convert the model.
-        Exception: whatever the format raises there.
+        ExportError: the other process could not load or convert the model.
+
+    Warns:
+        UserWarning: each warning of this package in the other process.
     """
+    modules = _modules(job.model)
+    if "__main__" in modules:
+        raise ExportError(
+            f"'{job.model.name}' has parts that are defined in the main script. "
+            f"LiteRT's converter needs another process, which does not have them. {_ADVICE}"
+        )
     with tempfile.TemporaryDirectory(prefix="tfmot-sws-") as name:
         folder = pathlib.Path(name)
-        data = job.representative_data
-        data = None if data is None else first_examples(data)
-        order = (weights, _packed(job.model), data, _arrays(job.sample))
-        (folder / _ORDER).write_bytes(pickle.dumps(order))
-        printed = _run(folder)
-        answer = folder / _ANSWER
-        if not answer.exists():
+        source, target = folder / "model.keras", folder / "model.tflite"
+        job.model.save(source)
+        options = [f"--import={module}" for module in sorted(modules)]
+        for option, data in (
+            ("representative-data", job.representative_data),
+            ("sample", job.sample),
+        ):
+            if data is not None:
+                save_inputs(folder / f"{option}.npz", data, job.model)
+                options.append(f"--{option}={folder / option}.npz")
+        result = _run_export(source, target, f"--format={weights}", *options)
+        for message in result.get("warnings", ()):
+            warnings.warn(message, UserWarning, stacklevel=4)
+        if "error" in result:
             raise ExportError(
-                f"'{job.model.name}' could not be converted in a process with Keras on "
-                f"TensorFlow, which ended with:\n{printed[-2000:]}"
+                f"LiteRT's converter needs Keras on TensorFlow, but another process with "
+                f"KERAS_BACKEND=tensorflow could not export '{job.model.name}': "
+                f"{result['error']}\n{_ADVICE}"
             )
-        made, messages = pickle.loads(answer.read_bytes())
-    for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=5)
-    if isinstance(made, Exception):
-        raise made
-    return bytes(made)
+        return target.read_bytes()
 
 
-def answer_order(name: str) -> None:
-    """What the other process does: builds, converts, and leaves the result in the folder."""
-    folder = pathlib.Path(name)
-    made: bytes | Exception
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        order = pickle.loads((folder / _ORDER).read_bytes())
-        weights, packed, representative_data, sample = order
-        try:
-            model = _unpacked(*packed)
-            made = FORMATS[weights].make(Job(model, representative_data, sample))
-        except (ExportError, ValueError, ImportError) as error:
-            made = error
-    messages = [str(w.message) for w in caught if w.category is UserWarning]
-    temporary = folder / f"{_ANSWER}.part"
-    temporary.write_bytes(pickle.dumps((made, messages)))
-    os.replace(temporary, folder / _ANSWER)
+def _modules(model: keras.Model) -> set[str]:
+    """Finds the modules of classes and functions in a model that are not part of Keras."""
+    names = {
+        part["module"]
+        for part in dicts_in(keras.saving.serialize_keras_object(model))
+        if "class_name" in part and isinstance(part.get("module"), str)
+    }
+    return {name for name in names if name.split(".")[0] not in ("keras", "builtins")}
 
 
-def _modules(config: Any) -> set[str]:
-    """Modules of the classes and functions in a serialised model that are not Keras' own."""
-    if isinstance(config, list | tuple):
-        return set().union(*(_modules(item) for item in config))
-    if not isinstance(config, dict):
-        return set()
-    name = config.get("module") if "class_name" in config else None
-    own = {name} if isinstance(name, str) and name.split(".")[0] != "keras" else set()
-    return own.union(*(_modules(value) for value in config.values())) - {"builtins"}
-
-
-def _packed(model: keras.Model) -> tuple[Any, list[NDArray[Any]]]:
-    """Configuration and weights, as they are.
-
-    A .keras file turns the tuples of shapes into lists, and the converter then takes a
-    subclassed model to have that many inputs.
-    """
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    return config, [keras.ops.convert_to_numpy(v) for v in model.weights]
-
-
-def _unpacked(config: Any, values: list[NDArray[Any]]) -> keras.Model:
-    try:
-        for module in sorted(_modules(config)):
-            importlib.import_module(module)
-        # The user's own model, packed a moment ago.
-        model = keras.saving.deserialize_keras_object(config, safe_mode=False)
-        for variable, value in zip(model.weights, values, strict=True):
-            variable.assign(value)
-    except Exception as error:
-        raise ExportError(
-            "LiteRT's converter needs Keras on TensorFlow, but another process with "
-            f"KERAS_BACKEND=tensorflow could not build the model: {error}\nClasses and "
-            "functions of your own must be in a module that can be imported, not in the main "
-            "script, be registered with keras.saving.register_keras_serializable, and use "
-            "keras.ops alone."
-        ) from error
-    finalize(model)
-    return model
-
-
-def _arrays(nested: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else np.asarray(keras.ops.convert_to_numpy(leaf)),
-        nested,
-    )
-
-
-def _run(folder: pathlib.Path) -> str:
-    """Runs `answer_order` in a fresh interpreter; returns what it printed."""
-    code = "import sys; from tfmot_sws.litert.process import answer_order as f; f(sys.argv[1])"
+def _run_export(*arguments: str | pathlib.Path) -> dict[str, Any]:
+    """Runs `tfmot-sws export` in a fresh interpreter; returns its JSON."""
+    # The model is the user's own, from this process: its Lambda layers may run.
+    command = ["-m", "tfmot_sws_cli", "export", "--json", "--trust", *arguments]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         check=False,
         env={
             **os.environ,
             "KERAS_BACKEND": "tensorflow",
-            # The accelerator's memory is this process'; the converter needs none.
+            # This process holds the accelerator's memory, and the converter does not need it.
             "CUDA_VISIBLE_DEVICES": "-1",
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         },
     )
-    return done.stdout + done.stderr
+    # Modules of the user may print; the JSON comes last.
+    text = "{\n" + f"\n{done.stdout}".rpartition("\n{\n")[2]
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        printed = (done.stdout + done.stderr)[-2000:]
+        return {"error": f"it ended with exit code {done.returncode}.\n{printed}"}

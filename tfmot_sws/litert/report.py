@@ -1,4 +1,4 @@
-"""What weighs in a .tflite file, for the terminal."""
+"""Lists the sizes of the weight tensors in a .tflite file, for the terminal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from rich.table import Table
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 
-# What the schema's generated code raises on damaged files, for it checks nothing itself.
+# The schema's generated code checks nothing, and raises any of these on a damaged file.
 _DAMAGED = (AttributeError, IndexError, OverflowError, TypeError, ValueError, struct.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class TfliteReport:
-    """The weight tensors of a .tflite file, and its size."""
+    """The weight tensors of a .tflite file, and its size.
+
+    Args:
+        tensors: one record per tensor, in the order of the file.
+        file_bytes: size of the file.
+        gzip_bytes: size of the file under gzip, level 9.
+    """
 
     tensors: tuple[TfliteTensor, ...]
     file_bytes: int
     gzip_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Totals and records as plain values, ready for JSON."""
+        """Returns totals and records as plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
     def print(self, console: Console | None = None) -> None:
@@ -48,8 +54,14 @@ class TfliteReport:
 def tflite_report(tflite: bytes) -> TfliteReport:
     """Lists the weight tensors of a .tflite file.
 
+    Args:
+        tflite: the bytes of a .tflite file.
+
+    Returns:
+        The records; print them with `print()`, read them with `to_dict()`.
+
     Raises:
-        ValueError: when the data is no readable .tflite file.
+        ValueError: the data is no readable .tflite file.
     """
     try:
         tensors = stored_tensors(tflite)

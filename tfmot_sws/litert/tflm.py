@@ -1,8 +1,8 @@
-"""Look-up tables for TensorFlow Lite Micro, through the package `tflite-micro`.
+"""Compresses files for TensorFlow Lite Micro, with the package `tflite-micro`.
 
-A tensor of V distinct values is stored as a table of them and an index of ceil(log2 V)
-bits for each entry; an operator of TensorFlow Lite Micro, which no other runtime has,
-decodes it when the model runs.
+A tensor of V distinct values is stored as a look-up table of these values and an index of
+ceil(log2 V) bits for each entry. An operator of TensorFlow Lite Micro decodes it when the
+model runs. No other runtime has this operator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfmot_sws.litert.interpreter import arrays_by_name, output_order
 
 _DECODER: Final = b"TFLM_DECODE"
 _MAX_VALUES: Final = 128
-# Fewer entries than this do not pay for their table and header.
+# For fewer entries, the table and its header take more bytes than the indices save.
 _MIN_ENTRIES: Final = 64
 _SPARE_ARENA: Final = 1 << 20
 
@@ -37,25 +37,25 @@ def compress(tflite: bytes) -> bytes:
         ImportError: `tflite-micro` is not installed.
         ExportError: no tensor is clustered, or the package failed.
     """
-    compression = _package().compression
+    compression = package().compression
     tables = _tables(tflite)
     if not tables:
         raise ExportError(
             f"No tensor has {_MAX_VALUES} distinct values or fewer, so there is nothing to put "
             "into look-up tables. Export a model from strip_soft_weight_sharing."
         )
-    # JSON is YAML, which is how the package takes its orders.
-    orders = compression.parse_yaml(json.dumps({"tensors": tables}))
+    # The package reads YAML, and every JSON text is YAML.
+    settings = compression.parse_yaml(json.dumps({"tensors": tables}))
     with quietly() as printed:
         try:
-            return bytes(compression.compress(tflite, orders))
+            return bytes(compression.compress(tflite, settings))
         except Exception as error:
             failure = error
     raise ExportError(f"tflite-micro failed: {failure}\n{''.join(printed)}") from failure
 
 
 def predict(tflite: bytes, inputs: Any) -> list[NDArray]:
-    """Runs a .tflite file in the interpreter of TensorFlow Lite Micro, one by one.
+    """Runs a .tflite file in TensorFlow Lite Micro's interpreter, one example at a time.
 
     Args:
         tflite: the bytes of a .tflite file.
@@ -68,9 +68,10 @@ def predict(tflite: bytes, inputs: Any) -> list[NDArray]:
         ImportError: `tflite-micro` is not installed.
         ExportError: TensorFlow Lite Micro has no operator that the model needs.
     """
-    runtime, file = _package().runtime, parse(tflite)
-    takes, gives = _places(file)
-    arrays = {takes[k]: array for k, array in arrays_by_name(inputs, sorted(takes)).items()}
+    runtime, file = package().runtime, parse(tflite)
+    input_positions, output_positions = _positions(file)
+    named = arrays_by_name(inputs, sorted(input_positions))
+    arrays = {input_positions[name]: array for name, array in named.items()}
     with quietly() as printed:
         try:
             interpreter = runtime.Interpreter.from_bytes(
@@ -78,7 +79,9 @@ def predict(tflite: bytes, inputs: Any) -> list[NDArray]:
             )
             rows = [
                 _invoke(
-                    interpreter, {place: a[i : i + 1] for place, a in arrays.items()}, gives
+                    interpreter,
+                    {position: array[i : i + 1] for position, array in arrays.items()},
+                    output_positions,
                 )
                 for i in range(len(next(iter(arrays.values()))))
             ]
@@ -92,11 +95,16 @@ def predict(tflite: bytes, inputs: Any) -> list[NDArray]:
 
 
 def is_tflm(tflite: bytes) -> bool:
-    """Whether a .tflite file holds look-up tables."""
+    """Tells whether a .tflite file holds look-up tables."""
     return _DECODER in tflite
 
 
-def _package() -> Any:
+def package() -> Any:
+    """Imports `tflite_micro`.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import tflite_micro
     except ImportError as error:
@@ -108,7 +116,7 @@ def _package() -> Any:
 
 
 def _tables(tflite: bytes) -> list[dict[str, Any]]:
-    """An order for each tensor that a look-up table makes smaller."""
+    """Lists the package's setting of each tensor that a look-up table makes smaller."""
     file = parse(tflite)
     clustered = {}
     for tensor, values in constants(file):
@@ -127,21 +135,21 @@ def _tables(tflite: bytes) -> list[dict[str, Any]]:
     ]
 
 
-def _places(file: Any) -> tuple[dict[str, int], list[int]]:
-    """Positions of inputs by their names, and of outputs in the order of Keras."""
+def _positions(file: Any) -> tuple[dict[str, int], list[int]]:
+    """Returns the positions of inputs by name, and of outputs in the order of Keras."""
     graph, signature = file.subgraphs[0], file.signatureDefs[0]
-    takes, gives = (
-        {entry.name.decode(): list(places).index(entry.tensorIndex) for entry in entries}
-        for entries, places in (
+    inputs, outputs = (
+        {entry.name.decode(): list(tensors).index(entry.tensorIndex) for entry in entries}
+        for entries, tensors in (
             (signature.inputs, graph.inputs),
             (signature.outputs, graph.outputs),
         )
     )
-    return takes, [gives[name] for name in output_order(gives)]
+    return inputs, [outputs[name] for name in output_order(outputs)]
 
 
-def _invoke(interpreter: Any, feed: dict[int, NDArray], gives: list[int]) -> list[NDArray]:
-    for place, array in feed.items():
-        interpreter.set_input(array, place)
+def _invoke(interpreter: Any, feed: dict[int, NDArray], outputs: list[int]) -> list[NDArray]:
+    for position, array in feed.items():
+        interpreter.set_input(array, position)
     interpreter.invoke()
-    return [np.array(interpreter.get_output(place)) for place in gives]
+    return [np.array(interpreter.get_output(position)) for position in outputs]

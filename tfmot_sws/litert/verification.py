@@ -1,4 +1,4 @@
-"""Whether a .tflite file computes what the Keras model computes, and what it holds."""
+"""Compares the outputs of a .tflite file with those of its Keras model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Verification:
 
     Args:
         difference: max |LiteRT - Keras| / max(1, max |Keras|) over all outputs.
-        agreement: share of the positions, 0 to 1, where the greatest entry along the last
-            axis is the same: the predicted class. `None` when no output has such an axis.
-        tensors: the weights as they are stored, read from the file.
+        agreement: share of the predictions, 0 to 1, where the predicted class is the same,
+            that is, the index of the greatest entry along the last axis. `None` if no
+            output has two or more classes.
+        tensors: the weights as the file stores them.
         raw_bytes: size of the file.
-        gzip_bytes: its size under gzip.
+        gzip_bytes: size of the file under gzip, level 9.
     """
 
     difference: float
@@ -42,18 +43,18 @@ class Verification:
 def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verification:
     """Runs a .tflite file and its Keras model on the same inputs, and reads the file.
 
-    Use it with real data to see what a format costs; `export` does the same before it
-    writes.
+    Call it with real data to measure how much accuracy a format costs. `export` makes the
+    same comparison before it writes.
 
     Args:
-        tflite: the bytes of a .tflite file; one of the format "tflm" runs in the
+        tflite: the bytes of a .tflite file. A file for TensorFlow Lite Micro runs in the
             interpreter of `tflite-micro`.
-        model: the model it was made from, or the model it should stand in for.
+        model: the model it was made from, or the model that it replaces.
         data: inputs as for `model.predict`: an array, or a list or dict of arrays. `None`
-            makes up a few random ones, and zeros for integer inputs.
+            takes a few random inputs, and zeros for integer inputs.
 
     Returns:
-        Difference, agreement, stored weights, and sizes.
+        The difference, the agreement, the stored weights, and the sizes.
 
     Raises:
         ValueError: `tflite` is no .tflite file, or the inputs do not fit it.
@@ -81,8 +82,8 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
 
 
 def predict_keras(model: keras.Model, inputs: Any) -> list[NDArray]:
-    """The model's flattened outputs."""
-    # `predict` would trace the model anew, and warn of that after a few models.
+    """Computes the model's flattened outputs in batches."""
+    # `predict` would trace a function for each model, and warn about it after a few models.
     tensors = getattr(model, "inputs", None)
     step = (tensors[0].shape[0] if tensors else None) or _BATCH_SIZE
     parts = []
@@ -95,7 +96,7 @@ def predict_keras(model: keras.Model, inputs: Any) -> list[NDArray]:
 
 
 def greatest_difference(actual: list[NDArray], expected: list[NDArray]) -> float:
-    """max |difference| / max(1, max |expected|) over all outputs; NaN when one is."""
+    """Computes max |difference| / max(1, max |expected|) over all outputs, NaN if any is."""
     differences = [
         np.max(np.abs(a.astype(np.float64) - e)) / max(1.0, float(np.max(np.abs(e))))
         for a, e in zip(actual, expected, strict=True)
