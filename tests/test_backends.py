@@ -62,6 +62,25 @@ except sws.ExportError as error:
     assert "in a module that can be imported, not in the main script" in output_on_jax(code)
 
 
+def test_export_from_jax_carries_data_and_warnings():
+    code = """
+import warnings
+import keras, numpy as np
+import tfmot_sws as sws
+
+layers = [keras.layers.Dense(32), keras.layers.Lambda(lambda x: 2 * x), keras.layers.Dense(3)]
+model = keras.Sequential([keras.Input((8,)), *layers])
+x = np.random.default_rng(0).standard_normal((16, 8)).astype("float32")
+tflite = sws.convert_to_tflite(model, "int8", representative_data=x)
+print({t.dtype for t in sws.verify_tflite(tflite, model, x).tensors if len(t.shape) > 1})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    sws.convert_to_tflite(model, "sparse")
+print([w.filename for w in caught if str(w.message).startswith("The float32 file")])
+"""
+    assert output_on_jax(code).splitlines() == ["{'int8'}", "['<string>']"]
+
+
 def test_on_jax_slices_are_read_one_after_the_other():
     """Side by side, two million weights would need 34 bytes each in between."""
     code = """

@@ -191,3 +191,79 @@ def test_command_as_a_program_is_quiet(compressed):
     assert json.loads(done.stdout)["coded_bytes"] == compressed.stat().st_size
     assert "WARNING" not in done.stderr
     assert "I0000" not in done.stderr
+
+
+@pytest.fixture
+def folded(source):
+    """The model as a .keras file again, with a BatchNorm behind a clustered kernel."""
+    model = keras.models.load_model(source)
+    inputs = keras.Input((12,))
+    x = layers.BatchNormalization(name="norm")(model.layers[0](inputs))
+    keras.Model(inputs, model.layers[1](x)).save(source)
+    return source
+
+
+def test_warnings_are_lines_on_stderr(folded, capsys):
+    target = folded.with_suffix(".tflite")
+    assert main(["export", str(folded), str(target), "--format", "sparse"]) == 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("tfmot-sws: warning: BatchNorm layers ['norm'] directly follow")
+    assert lines[1].startswith("tfmot-sws: warning: The float32 file of ")
+
+
+def test_json_has_warnings_and_errors(folded, capsys):
+    arguments = ["export", "--json", str(folded), str(folded.with_suffix(".tflite"))]
+    assert main(arguments) == 0
+    assert "['norm']" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert main([*arguments, "--format", "int8"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert "needs representative_data" in result["error"]
+    assert result["warnings"] == []
+
+
+def test_warnings_of_others_are_not_shown(source, tmp_path, monkeypatch, capsys):
+    (tmp_path / "careless.py").write_text("import warnings\nwarnings.warn('not ours')\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(source), "--import", "careless"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_export_as_int8_takes_representative_data(source, rng):
+    data, target = source.with_name("data.npz"), source.with_suffix(".tflite")
+    x = rng.standard_normal((32, 12)).astype("float32")
+    np.savez(data, x)
+    options = ["--format", "int8", "--representative-data", str(data)]
+    assert main(["export", str(source), str(target), *options]) == 0
+    model = keras.models.load_model(source)
+    assert target.read_bytes() == sws.convert_to_tflite(model, "int8", representative_data=x)
+
+
+def test_export_checks_the_sample(source, capsys):
+    sample, target = source.with_name("sample.npz"), source.with_suffix(".tflite")
+    np.savez(sample, np.full((2, 12), np.nan, "float32"))
+    assert main(["export", str(source), str(target), "--sample", str(sample)]) == 1
+    assert "differ from those of" in error_line(capsys)
+    assert not target.exists()
+
+
+def test_bad_inputs_are_one_line(source, capsys):
+    data, target = source.with_name("data.npz"), source.with_suffix(".tflite")
+    arguments = ["export", str(source), str(target), "--sample", str(data)]
+    assert main(arguments) == 1
+    assert "No such file" in error_line(capsys)
+    data.write_bytes(b"no zip file")
+    assert main(arguments) == 1
+    assert "no readable .npz file" in error_line(capsys)
+    np.savez(data, a=np.zeros(1), b=np.zeros(1))
+    assert main(arguments) == 1
+    assert "expected one for each input" in error_line(capsys)
+
+
+def test_trust_runs_lambda_layers(source, capsys):
+    model = keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: 2 * x)])
+    model.save(source)
+    arguments = ["export", str(source), str(source.with_suffix(".tflite"))]
+    assert main(arguments) == 1
+    assert "unsafe" in error_line(capsys)
+    assert main([*arguments, "--trust"]) == 0

@@ -126,6 +126,39 @@ def test_mixed_precision_is_rebuilt_in_float32(policy, name, rng):
     np.testing.assert_allclose(outputs, model(x, training=False), rtol=0.05, atol=0.05)
 
 
+@keras.saving.register_keras_serializable(package="tfmot_sws_tests")
+class TakesDict(keras.Model):
+    """A subclassed model without a build() of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs["first"]) + inputs["second"]
+
+
+def takes_dict():
+    model = TakesDict()
+    model({"first": np.zeros((1, 4)), "second": np.zeros((1, 3))})
+    return model
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8_codebook"])
+@pytest.mark.parametrize("name", ["subclassed", "dict"])
+def test_subclassed_model_from_a_file(name, weights, rng, tmp_path):
+    """A .keras file turns the shapes of a model's inputs from tuples into lists."""
+    x = rng.standard_normal((5, 10)).astype("float32")
+    model, inputs = FAMILIES["subclassed"].build(), x
+    if name == "dict":
+        model, inputs = takes_dict(), {"first": x[:, :4], "second": x[:, 4:7]}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    tflite = sws.convert_to_tflite(loaded, weights, sample=inputs)
+    difference = sws.verify_tflite(tflite, model, inputs).difference
+    assert difference < (1e-4 if weights == "float32" else 0.1)
+
+
 def test_model_without_config_says_what_it_needs():
     class Plain(keras.Model):
         def __init__(self, units):
