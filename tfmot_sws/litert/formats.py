@@ -34,9 +34,9 @@ class Job:
     """The arguments of one export; see `convert_to_tflite`.
 
     Args:
-        model: a plain model that computes in float32.
+        model: a plain model.
         representative_data: arrays in the structure that the model takes, or `None`.
-        sample: likewise.
+        sample: inputs for the check of the outputs, of the same structure, or `None`.
     """
 
     model: keras.Model

@@ -25,6 +25,7 @@ from tfmot_sws.litert.formats import Job
 from tfmot_sws.litert.input_files import save_inputs
 from tfmot_sws.models.rebuild import dicts_in
 
+_MAIN_SCRIPT: Final = "__main__"
 _ADVICE: Final = (
     "Classes and functions of your own must be in a module that can be imported, not in the "
     "main script, be registered with keras.saving.register_keras_serializable, and use "
@@ -49,29 +50,22 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
         UserWarning: each warning of this package in the other process.
     """
     modules = _modules(job.model)
-    if "__main__" in modules:
+    if _MAIN_SCRIPT in modules:
         raise ExportError(
             f"'{job.model.name}' has parts that are defined in the main script. "
             f"LiteRT's converter needs another process, which does not have them. {_ADVICE}"
         )
     with tempfile.TemporaryDirectory(prefix="tfmot-sws-") as name:
         folder = pathlib.Path(name)
-        source, target = folder / "model.keras", folder / "model.tflite"
-        job.model.save(source)
-        options = [f"--import={module}" for module in sorted(modules)]
-        for option, data in (
-            ("representative-data", job.representative_data),
-            ("sample", job.sample),
-        ):
-            if data is not None:
-                save_inputs(folder / f"{option}.npz", data, job.model)
-                options.append(f"--{option}={folder / option}.npz")
-        result = _run_export(source, target, f"--format={weights}", *options)
+        target = folder / "model.tflite"
+        imports = [f"--import={module}" for module in sorted(modules)]
+        files = _save(job, folder)
+        result = _run_export(*files, str(target), f"--format={weights}", *imports)
         for message in result.get("warnings", ()):
             warnings.warn(message, UserWarning, stacklevel=4)
         if "error" in result:
             raise ExportError(
-                f"LiteRT's converter needs Keras on TensorFlow, but another process with "
+                "LiteRT's converter needs Keras on TensorFlow, but another process with "
                 f"KERAS_BACKEND=tensorflow could not export '{job.model.name}': "
                 f"{result['error']}\n{_ADVICE}"
             )
@@ -80,15 +74,35 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
 
 def _modules(model: keras.Model) -> set[str]:
     """Finds the modules of classes and functions in a model that are not part of Keras."""
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ExportError(f"'{model.name}' cannot be saved: {error} {_ADVICE}") from error
+    # Keras writes None for the main script.
     names = {
-        part["module"]
-        for part in dicts_in(keras.saving.serialize_keras_object(model))
-        if "class_name" in part and isinstance(part.get("module"), str)
+        part["module"] or _MAIN_SCRIPT
+        for part in dicts_in(config)
+        if {"class_name", "module"} <= set(part)
     }
     return {name for name in names if name.split(".")[0] not in ("keras", "builtins")}
 
 
-def _run_export(*arguments: str | pathlib.Path) -> dict[str, Any]:
+def _save(job: Job, folder: pathlib.Path) -> list[str]:
+    """Saves the model and its data; returns the arguments that name these files."""
+    source = folder / "model.keras"
+    job.model.save(source)
+    arguments = [str(source)]
+    for option, data in (
+        ("representative-data", job.representative_data),
+        ("sample", job.sample),
+    ):
+        if data is not None:
+            save_inputs(folder / f"{option}.npz", data, job.model)
+            arguments.append(f"--{option}={folder / option}.npz")
+    return arguments
+
+
+def _run_export(*arguments: str) -> dict[str, Any]:
     """Runs `tfmot-sws export` in a fresh interpreter; returns its JSON."""
     # The model is the user's own, from this process: its Lambda layers may run.
     command = ["-m", "tfmot_sws_cli", "export", "--json", "--trust", *arguments]
