@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # rooms are rooms of their own.
 ORDER = (
     "_version",
+    "gzip_size",
     "whole_file",
     "backend",
     "prior",

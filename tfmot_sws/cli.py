@@ -12,9 +12,15 @@ import sys
 import warnings
 from typing import Any, Final
 
+import keras
 from rich.console import Console
 
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.model_file import load_compressed, save_compressed
+from tfmot_sws.litert.export import FORMATS, export
+from tfmot_sws.litert.input_files import load_inputs
+from tfmot_sws.litert.report import tflite_report
+from tfmot_sws.report import compression_report
 from tfmot_sws.whole_file import replacing
 
 # A line on the terminal ends here, because Keras puts whole configurations into messages.
@@ -82,12 +88,8 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     _check_suffix(path, ".keras", ".sws", ".tflite")
     report: Any
     if path.suffix == ".tflite":
-        from tfmot_sws.litert.report import tflite_report
-
         report = tflite_report(path.read_bytes())
     else:
-        from tfmot_sws.report import compression_report
-
         model = _load(path)
         with _status(f"Counting {path.name}"):
             report = compression_report(model)
@@ -97,8 +99,6 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tfmot_sws.coding.model_file import save_compressed
-
     source, target = _paths(arguments, (".keras",), ".sws")
     model = _load(source)
     with _status(f"Compressing {source.name}"):
@@ -120,9 +120,6 @@ def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tfmot_sws.litert.export import FORMATS, export
-    from tfmot_sws.litert.input_files import load_inputs
-
     source, target = _paths(arguments, (".keras", ".sws"), ".tflite")
     if arguments.format not in FORMATS:
         raise UsageError(f"--format {arguments.format}: expected one of {', '.join(FORMATS)}")
@@ -169,11 +166,7 @@ def _load(path: pathlib.Path, trust: bool = False) -> Any:
         raise FileNotFoundError(f"'{path}': no such file")
     with _status(f"Reading {path.name}"):
         if path.suffix == ".sws":
-            from tfmot_sws.coding.model_file import load_compressed
-
             return load_compressed(path)
-        import keras
-
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
 
 
