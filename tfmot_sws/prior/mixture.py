@@ -1,7 +1,7 @@
 """The Gaussian mixture as an immutable value: reference mathematics in float64.
 
-Everything that is not on the training path (merging, stripping, reports, pictures)
-reads the mixture through this class. Component 0 is the zero component.
+Merging and pictures read the mixture through this class, and tests compare the tensors of
+the training path with it. Component 0 is the zero component.
 """
 
 from __future__ import annotations
