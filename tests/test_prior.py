@@ -222,6 +222,27 @@ def test_assign_and_snap_follow_the_mixture(weights):
     np.testing.assert_array_equal(snapped, means[expected])
 
 
+@pytest.mark.parametrize("period", [1, 8])
+def test_means_take_twice_their_gradient_at_every_second_step(period, weights):
+    """Whatever the period of renewal is: means would move faster under Adam otherwise."""
+    prior = GaussianMixturePrior(4, options=PriorOptions(renewal_period=period))
+    prior.fit_initial(weights)
+    tensor, snap = tf.constant(weights[0]), tf.constant(1.0)
+
+    def gradient(step):
+        with tf.GradientTape() as tape:
+            mixture = prior.tensors()
+            moved = prior.snapped([tensor], snap, step=step, mixture=mixture)
+            loss = tf.reduce_sum(moved[0] ** 2)
+        return tape.gradient(loss, mixture.means).numpy()
+
+    plain = gradient(None)
+    assert np.abs(plain).max() > 0
+    for step, factor in enumerate([2, 0, 2]):
+        found = gradient(tf.constant(float(step)))
+        np.testing.assert_allclose(found, factor * plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("zero_proportion", [0.95, BetaHyperprior(5.0, 1.0)])
 def test_config_round_trip(zero_proportion):
     options = PriorOptions(

@@ -87,6 +87,21 @@ def gradients_through(tensors, mixture, snap, loss, **arguments):
     return moved, tape.gradient(total, [*tensors, mixture.means])
 
 
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_factor_on_the_gradient_of_the_means_alone(factor, weights, mixture):
+    tensors = [tf.constant(w) for w in weights]
+
+    @tf.function
+    def gradients(**arguments):
+        return gradients_through(tensors, mixture, 0.5, tf.square, **arguments)[1]
+
+    plain, found = gradients(), gradients(means_factor=tf.constant(factor))
+    assert np.abs(plain[-1]).max() > 0
+    for one, other in zip(plain[:-1], found[:-1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(found[-1], factor * plain[-1], rtol=1e-6)
+
+
 def test_gradient_of_an_embedding(mixture):
     table = tf.Variable(np.linspace(-0.5, 0.5, 12, dtype="float32").reshape(4, 3))
 

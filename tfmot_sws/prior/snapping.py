@@ -47,14 +47,15 @@ class _Setting(NamedTuple):
 
     An empty list means unused, since arguments of compiled functions cannot be `None`.
 
-    mixture, width: as of `snap_to_means`. amplitude: of the noise. seeds: of the noise, one
-    a tensor.
+    mixture, width, means_factor: as of `snap_to_means`. amplitude: of the noise. seeds: of
+    the noise, one a tensor.
     """
 
     mixture: MixtureTensors
     width: list[Tensor]
     amplitude: list[Tensor]
     seeds: list[Tensor]
+    means_factor: list[Tensor]
 
     def noisy(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The weights with the noise on their assignment."""
@@ -74,6 +75,7 @@ def snap_to_means(
     snap: Tensor,
     *,
     noise: Noise | None = None,
+    means_factor: Tensor | None = None,
 ) -> list[Tensor]:
     """Moves weights the share `snap` of the way to their components' means.
 
@@ -87,6 +89,8 @@ def snap_to_means(
         width: as for `assign`.
         snap: scalar tensor in [0, 1].
         noise: added to the weights for the assignment only.
+        means_factor: scalar tensor, multiplies the gradient of the means; where it is 0,
+            their sums are not computed. `None` for 1.
 
     Returns:
         A tensor for each of `weights`, of its shape.
@@ -99,6 +103,7 @@ def snap_to_means(
             [] if width is None else [ops.stop_gradient(width)],
             [] if noise is None else [noise.amplitude],
             [] if noise is None else [seed_of(noise.step, position) for position in group],
+            [] if means_factor is None else [means_factor],
         )
         moved += _snap([weights[i] for i in group], mixture.means, snap, setting)
     return moved
@@ -130,7 +135,7 @@ def _snap(
         def gradient(upstream: list[Tensor]) -> list[Tensor]:
             # The gradient of an embedding comes without a static shape.
             upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
-            sums = _member_sums(upstream, weights, packed)
+            sums = _scaled_sums(upstream, weights, packed)
             unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
             return [snap * sums, *unused, *upstream]
 
@@ -147,6 +152,20 @@ def _move(weights: Sequence[Tensor], snap: Tensor, setting: _Setting) -> list[Te
         (1.0 - snap) * weight + snap * rule(noisy)[1]
         for weight, noisy in zip(weights, setting.noisy(weights), strict=True)
     ]
+
+
+def _scaled_sums(
+    values: Sequence[Tensor], weights: Sequence[Tensor], setting: _Setting
+) -> Tensor:
+    """`_member_sums` times the factor for the means; not computed where that is 0."""
+    if not setting.means_factor:
+        return _member_sums(values, weights, setting)
+    (factor,) = setting.means_factor
+    return ops.cond(
+        ops.equal(factor, 0.0),
+        lambda: ops.zeros_like(setting.mixture.means),
+        lambda: factor * _member_sums(values, weights, setting),
+    )
 
 
 @compiled

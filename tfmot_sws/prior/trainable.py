@@ -22,6 +22,10 @@ from tfmot_sws.prior.snapping import Noise, snap_to_means
 
 Tensor = Any
 
+# The means take a gradient at one step of so many, that many times as large. The sums over
+# all weights are the costliest part of a small network's step after the snap itself: at each
+# step they would add a tenth to a step of LeNet-300-100. It does not depend on other settings.
+_MEANS_PERIOD = 2
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
 
@@ -195,14 +199,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             snap: scalar tensor.
             dither: scalar tensor, the standard deviation of noise on the assignment in
                 assignment widths; `None` for none.
-            step: scalar tensor, the number of the step, from which the noise follows.
+            step: scalar tensor, the number of the step, from which follow the noise, and
+                whether the means take a gradient: twice theirs at every second step.
+                `None` for no noise and a gradient at each step.
             mixture: `tensors()`, where those are at hand.
         """
         mixture = self.tensors() if mixture is None else mixture
         width = self._common_width()
         unit = self.scale.value if width is None else width
         noise = None if dither is None else Noise(dither * unit, step)
-        return snap_to_means(weights, mixture, width, snap, noise=noise)
+        factor = None if step is None else _means_factor(step)
+        return snap_to_means(weights, mixture, width, snap, noise=noise, means_factor=factor)
 
     def _common_width(self) -> Tensor | None:
         """The width of the assignment, or `None` for each component's own."""
@@ -299,6 +306,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         if isinstance(config["zero_proportion"], dict):
             config["zero_proportion"] = BetaHyperprior(**config["zero_proportion"])
         return cls(options=PriorOptions(**options), **config)
+
+
+def _means_factor(step: Tensor) -> Tensor:
+    """Multiplies the gradient of the means at a step."""
+    return ops.where(step % _MEANS_PERIOD < 0.5, float(_MEANS_PERIOD), 0.0)
 
 
 def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
