@@ -38,7 +38,7 @@ DOOR = ("models/libraries.py", f"{PACKAGE}.tf_keras_adapter.library")
 # The modules that may import what is heavy, optional, or has side effects.
 EXTERNAL = {
     "tensorflow": {
-        "backend/compilation.py",
+        "backend/",
         "training/wrapper.py",
         "tf_keras_adapter/",
         "litert/converter.py",
@@ -52,8 +52,8 @@ EXTERNAL = {
     "matplotlib": {"visualization/"},
     "tensorboard": {"visualization/tensorboard.py"},
     "constriction": {"coding/range_coder.py"},
-    "jax": {"backend/compilation.py"},
-    "torch": {"backend/compilation.py"},
+    "jax": {"backend/"},
+    "torch": {"backend/"},
 }
 
 # Values and pure functions, which anyone can use without Keras.

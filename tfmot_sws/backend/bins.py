@@ -8,8 +8,8 @@ from keras import ops
 
 Tensor = Any
 
-# Neighbours go to copies of the bins in turn. Nearly all weights share one bin, and an
-# addition to a bin has to wait for the one before: with copies it is three times faster.
+# Neighbours go to copies of the bins in turn. Nearly all weights share one bin, and each
+# addition to a bin waits for the one before: eight copies make the sums three times faster.
 LANES = 8
 
 

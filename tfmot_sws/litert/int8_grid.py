@@ -14,6 +14,7 @@ from tfmot_sws.litert.converter import quietly
 from tfmot_sws.litert.file import constants, operators, parse
 from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.rebuild import copy_float32
+from tfmot_sws.models.selection import is_kernel
 
 _STEPS = 127
 # A step of 16 significant bits times an integer of 7 bits fits the 24 bits of float32, so
@@ -53,7 +54,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
     """
     placed = copy_float32(model)
     for variable in view_of(placed).variables:
-        if _is_kernel(variable):
+        if is_kernel(variable):
             variable.assign(_place(ops.convert_to_numpy(variable)))
     return placed
 
@@ -99,11 +100,6 @@ def store_as_int8(tflite: bytes) -> bytes:
             )
         result = job.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
-
-
-def _is_kernel(variable: keras.Variable) -> bool:
-    is_float = keras.backend.is_float_dtype(variable.dtype)
-    return is_float and len(variable.shape) > 1 and "bias" not in variable.name
 
 
 def _place(values: NDArray[np.float32]) -> NDArray[np.float32]:

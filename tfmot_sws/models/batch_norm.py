@@ -1,4 +1,4 @@
-"""BatchNorm folded into the kernels before it, so that clusters survive conversion."""
+"""Folds BatchNorm into the kernels before it, so that clusters survive conversion."""
 
 from __future__ import annotations
 

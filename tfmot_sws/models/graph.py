@@ -1,4 +1,4 @@
-"""Which layer feeds which, read from a model's configuration."""
+"""Reads from a model's configuration which layer feeds which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same model once more, from its configuration."""
+"""Rebuilds a model from its configuration, as it is or edited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Edit = Callable[[Any], Any]
 
 
 def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
-    """A model with the same names, made from an edited configuration; weights are new.
+    """Builds a model with the same names from an edited configuration; weights are new.
 
     Args:
         model: a built model.
@@ -69,7 +69,7 @@ def float32_clone(model: keras.Model) -> keras.Model:
 
 @contextlib.contextmanager
 def _float32_policy(model: keras.Model) -> Iterator[None]:
-    """Has the layers that a subclassed model creates itself compute in float32."""
+    """Makes the layers that a subclassed model creates itself compute in float32."""
     library = library_of(model)
     before = library.policy()
     library.set_policy("float32")
@@ -103,7 +103,7 @@ def computes_in_float32(model: keras.Model) -> bool:
 
 
 def finalize(model: keras.Model) -> None:
-    """Has layers that keep something derived from their variables derive it anew."""
+    """Lets layers compute again what they derive from their variables."""
     for layer in walk(model):
         update: Callable[[], None] | None = getattr(layer, "finalize_state", None)
         if update is not None:

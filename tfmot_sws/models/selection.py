@@ -1,4 +1,8 @@
-"""Which variables of a model are shared, which are not, and why."""
+"""Decides which variables of a model are shared, and says why.
+
+Biases are shared with the kernels when they lie within their range: they then cost almost
+nothing, where unshared float32 biases can be half of a compressed file.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ def choose_weights(
     """
     view = view_of(model)
     includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
-    kernels = [v for v in view.trainable_weights if _is_float(v) and _is_kernel(v)]
+    kernels = [v for v in view.trainable_weights if is_kernel(v)]
     reach = max((_magnitude(v) for v in kernels), default=-1.0)
     decided = _decided_by_layers(model)
     choices = [
@@ -107,7 +111,7 @@ def _choose(
         reason = "taken by include=" if shared else "not taken by include="
     elif decided is not None:
         shared, reason = decided, f"{'' if decided else 'not '}named by its layer"
-    elif _is_kernel(variable):
+    elif is_kernel(variable):
         shared, reason = True, "kernel"
     elif _BIAS in variable.name:
         shared = _magnitude(variable) <= reach
@@ -147,10 +151,11 @@ def _is_float(variable: keras.Variable) -> bool:
     return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
-def _is_kernel(variable: keras.Variable) -> bool:
-    """Kernels and embeddings: two dimensions or more, of no normalisation, no bias."""
-    name = variable.name
-    return len(variable.shape) > 1 and name not in _NORMALISATION and _BIAS not in name
+def is_kernel(variable: keras.Variable) -> bool:
+    """Whether this is a kernel or embedding: float, two axes or more, no bias, no scale."""
+    if not _is_float(variable) or len(variable.shape) < 2:
+        return False
+    return variable.name not in _NORMALISATION and _BIAS not in variable.name
 
 
 def _magnitude(variable: keras.Variable) -> float:

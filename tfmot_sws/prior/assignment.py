@@ -1,4 +1,10 @@
-"""Which component each weight belongs to, in tensors: the rule of training and strip."""
+"""Assigns each weight to a component: the rule of training and of stripping.
+
+One width s decides for all components: argmax_k log pi_k - (w - mu_k)^2 / (2 s^2). With each
+component's own width the zero component, narrow as it becomes in the paper, takes in hardly
+more than weights that are zero already. s grows during training, so that weights become zero
+gradually.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfmot_sws.backend.compilation import compiled
+from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.prior.density import MixtureTensors
 
 Tensor = Any
@@ -36,7 +42,7 @@ def _assign(weights: Tensor, mixture: MixtureTensors, width: list[Tensor]) -> Te
 
 
 def rule_of(mixture: MixtureTensors, width: list[Tensor]) -> Rule:
-    """The rule by one width for all, the one in the list, or by each component's own."""
+    """Gives the rule of one common width, the one in the list, or of each component's own."""
     if width:
         return _common_width_rule(mixture, width[0])
     return _own_width_rule(mixture)
@@ -45,9 +51,9 @@ def rule_of(mixture: MixtureTensors, width: list[Tensor]) -> Rule:
 def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
     """argmax_k log pi_k - (w - mu_k)^2 / (2 s^2), as intervals of w.
 
-    The scores differ by straight lines in w, so each component that is ever the best is
-    so in one interval, and the intervals lie in the order of the means. One comparison a
-    component then finds a weight's interval.
+    The scores of two components differ by a straight line in w. So each component is the
+    best in one interval or nowhere, and the intervals lie in the order of the means. One
+    comparison a component finds a weight's interval, which vectorises as a gather does not.
     """
     order = ops.cast(ops.argsort(mixture.means), "int32")
     means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))

@@ -41,30 +41,35 @@ class MixtureTensors(NamedTuple):
 
 def negative_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
     """-log p(w) at points of shape (G,)."""
-    return -_log_sum_and_shares(_component_log_prob(points, mixture))[0]
+    return -_log_sum_and_responsibilities(_component_log_prob(points, mixture))[0]
 
 
 class Derivatives(NamedTuple):
     """f(w) = -log p(w), f'(w) and f''(w) at points of shape (G,).
 
-    shares: the components' responsibilities, (K, G).
+    responsibilities: the components' responsibilities, (K, G).
     """
 
     value: Tensor
     slope: Tensor
     curvature: Tensor
-    shares: Tensor
+    responsibilities: Tensor
 
 
 def derivatives(points: Tensor, mixture: MixtureTensors) -> Derivatives:
     """f(w) = -log p(w) and its derivatives at points of shape (G,)."""
-    log_prob, shares = _log_sum_and_shares(_component_log_prob(points, mixture))
+    log_prob, responsibilities = _log_sum_and_responsibilities(
+        _component_log_prob(points, mixture)
+    )
     means, log_precisions, _ = mixture.as_columns()
     precisions = ops.exp(log_precisions)
-    pull = precisions * (points - means)
-    slope = ops.sum(shares * pull, axis=0)
-    curvature = ops.sum(shares * (precisions - ops.square(_off_mean(pull, slope))), axis=0)
-    return Derivatives(-log_prob, slope, curvature, shares)
+    component_slopes = precisions * (points - means)
+    slope = ops.sum(responsibilities * component_slopes, axis=0)
+    curvature = ops.sum(
+        responsibilities * (precisions - ops.square(_from_mean(component_slopes, slope))),
+        axis=0,
+    )
+    return Derivatives(-log_prob, slope, curvature, responsibilities)
 
 
 def mixture_gradients(
@@ -79,31 +84,37 @@ def mixture_gradients(
     Args:
         points: w_g, shape (G,).
         mixture: the mixture's tensors.
-        at: what `derivatives` returned for these two. With its shares nothing is left to
-            exponentiate, which automatic differentiation would do anew.
+        at: `derivatives(points, mixture)`. Its responsibilities spare the exponentials that
+            automatic differentiation would compute again.
         by_values: a_g, shape (G,).
         by_slopes: b_g, shape (G,).
     """
     means, log_precisions, _ = mixture.as_columns()
     precisions = ops.exp(log_precisions)
     distance = points - means
-    pull = precisions * distance
-    by_pull = at.shares * by_slopes
-    by_log_prob = by_pull * _off_mean(pull, at.slope) - at.shares * by_values
-    in_log_precisions = by_log_prob * (0.5 - 0.5 * pull * distance) + by_pull * pull
+    component_slopes = precisions * distance
+    by_component_slopes = at.responsibilities * by_slopes
+    by_log_prob = (
+        by_component_slopes * _from_mean(component_slopes, at.slope)
+        - at.responsibilities * by_values
+    )
+    in_log_precisions = (
+        by_log_prob * (0.5 - 0.5 * component_slopes * distance)
+        + by_component_slopes * component_slopes
+    )
     return MixtureTensors(
-        ops.sum(by_log_prob * pull - by_pull * precisions, axis=-1),
+        ops.sum(by_log_prob * component_slopes - by_component_slopes * precisions, axis=-1),
         ops.sum(in_log_precisions, axis=-1),
         ops.sum(by_log_prob, axis=-1),
     )
 
 
-def _off_mean(pull: Tensor, slope: Tensor) -> Tensor:
-    """How far each component's pull is from their mean, which is f'.
+def _from_mean(component_slopes: Tensor, slope: Tensor) -> Tensor:
+    """Difference of each component's slope from their mean, which is f'.
 
-    Far from all of them one rounding of it, squared, would outweigh the precisions.
+    Far from all components one rounding of f', squared, would outweigh the precisions.
     """
-    off = pull - slope
+    off = component_slopes - slope
     return ops.sign(off) * ops.relu(ops.abs(off) - _ROUNDINGS * ops.abs(slope))
 
 
@@ -114,10 +125,10 @@ def _component_log_prob(points: Tensor, mixture: MixtureTensors) -> Tensor:
     return log_norm - 0.5 * ops.exp(log_precisions) * ops.square(points - means)
 
 
-def _log_sum_and_shares(joint: Tensor) -> tuple[Tensor, Tensor]:
+def _log_sum_and_responsibilities(joint: Tensor) -> tuple[Tensor, Tensor]:
     """log sum_k exp(joint_k), shape (G,), and each component's share of the sum, (K, G).
 
-    XLA computes `joint` anew in each loop that reads it, and may round it otherwise there.
+    XLA computes `joint` again in each loop that reads it, and may round it differently.
     Far from all components one rounding is more than exp() can bear. So the shift is a few
     roundings below the largest, and no term grows beyond e.
     """

@@ -16,13 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.backend.compilation import (
-    compiled,
-    in_slices,
-    value_and_gradients,
-    with_gradients,
-)
+from tfmot_sws.backend.compiling import compiled
+from tfmot_sws.backend.gradients import value_and_gradients, with_gradients
 from tfmot_sws.backend.packing import Packing
+from tfmot_sws.backend.slices import in_slices
 from tfmot_sws.prior.density import (
     Derivatives,
     MixtureTensors,

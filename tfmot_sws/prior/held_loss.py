@@ -16,7 +16,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfmot_sws.backend.compilation import traced, with_gradients
+from tfmot_sws.backend.compiling import traced
+from tfmot_sws.backend.gradients import with_gradients
 from tfmot_sws.backend.packing import Packing
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_and_gradients

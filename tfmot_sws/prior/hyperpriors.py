@@ -1,4 +1,4 @@
-"""Hyperpriors: what is believed of the mixture before a weight is seen."""
+"""Hyperpriors: priors on the precisions and the zero proportion of the mixture."""
 
 from __future__ import annotations
 

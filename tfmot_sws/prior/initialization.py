@@ -1,4 +1,4 @@
-"""The first mixture, laid out over the pretrained weights' own range."""
+"""Lays the first mixture over the range of the pretrained weights."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def initial_mixture(
         pretrained weights.
     """
     magnitudes = np.concatenate([np.abs(w).reshape(-1) for w in weights])
-    reach = float(np.quantile(magnitudes, _RANGE_QUANTILE)) or 1.0
+    extent = float(np.quantile(magnitudes, _RANGE_QUANTILE)) or 1.0
     others = num_components - 1
     below = others // 2
     means = np.concatenate(
         [
-            -reach * np.arange(below, 0, -1) / max(below, 1),
-            reach * np.arange(1, others - below + 1) / (others - below),
+            -extent * np.arange(below, 0, -1) / max(below, 1),
+            extent * np.arange(1, others - below + 1) / (others - below),
         ]
     )
     proportions = np.full(others, (1.0 - zero_proportion) / others)

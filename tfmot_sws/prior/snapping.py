@@ -15,7 +15,8 @@ import keras
 from keras import ops
 
 from tfmot_sws.backend.bins import bin_sums
-from tfmot_sws.backend.compilation import compiled, custom_gradient
+from tfmot_sws.backend.compiling import compiled
+from tfmot_sws.backend.gradients import custom_gradient
 from tfmot_sws.prior.assignment import rule_of
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.noise import seed_of, uniform_noise

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmot_sws.backend.compilation import bits_of
+from tfmot_sws.backend.slices import bits_of
 from tfmot_sws.prior.density import MixtureTensors, derivatives
 
 # Cells on each side of zero: even ones up to `_cell_range`, then some in each doubling of the

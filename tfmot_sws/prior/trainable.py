@@ -1,4 +1,4 @@
-"""The trainable mixture: the only owner of its parametrisation."""
+"""The trainable mixture: owns the parametrisation that optimizers see."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             dither: scalar tensor, the standard deviation of noise on the assignment in
                 assignment widths; `None` for none.
             step: scalar tensor, the number of the step, from which follow the noise, and
-                whether the means take a gradient: twice theirs at every second step.
+                whether the means take a gradient: twice their own at every second step.
                 `None` for no noise and a gradient at each step.
             mixture: `tensors()`, where those are at hand.
         """

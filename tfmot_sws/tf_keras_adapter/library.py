@@ -29,7 +29,7 @@ _SAFE_NAMES: Final = re.compile(
 )
 
 
-# States of random generators and their like, which are no weights of the model.
+# Room for states of random generators, which are no weights of the model.
 _SLACK: Final = 1024
 
 

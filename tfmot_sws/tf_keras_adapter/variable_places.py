@@ -1,4 +1,8 @@
-"""Where a tf_keras model holds its variables, and other values put there for a call."""
+"""Finds where tf_keras layers hold their variables, and puts tensors there for a call.
+
+tf_keras has no stateless call. A variable that is not an attribute of a layer, nor in a list
+or dict that is one, cannot be replaced, and is left unshared.
+"""
 
 from __future__ import annotations
 

@@ -86,8 +86,10 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     call `strip_soft_weight_sharing`. The wrapper trains the very variables of `model`.
 
     The training loss is the model's own plus (tau / N) times the complexity loss
-    -sum_i log p(w_i) - sum_k log Gamma(lambda_k), where p is a Gaussian mixture with one
-    component fixed at zero, and N the number of training examples.
+    -sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0). p is a Gaussian mixture
+    over the shared weights w_i with one component fixed at zero, lambda_k are its precisions,
+    and N is the number of training examples. The last term is there if pi_0, the zero
+    component's proportion, is learned.
 
     Args:
         model: a built Keras 3 or tf_keras model with pretrained weights: Sequential,
@@ -96,7 +98,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
             `None`: from the number of training examples and the learning rate, at the
-            first `fit`; see `default_complexity_weight`.
+            first `fit`; see docs/how_it_works.md.
         train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
             layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or

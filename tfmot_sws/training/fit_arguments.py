@@ -1,4 +1,4 @@
-"""The arguments of `fit`: the number of examples, and the callback that must be there."""
+"""Completes the arguments of `fit`: counts the examples, and adds a missing callback."""
 
 from __future__ import annotations
 

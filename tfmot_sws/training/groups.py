@@ -25,7 +25,10 @@ class WeightGroup:
         held: the mixture's loss as last evaluated.
         positions: of the variables in `inner.weights`.
         variables: of the model, whose weights share the mixture's values.
-        preserve_sparsity: whether weights of kernels that are zero stay zero.
+        preserve_sparsity: whether weights of kernels that are zero stay zero. No mask is
+            stored: a weight that is exactly zero takes no gradient and belongs to the zero
+            component, so that it is zero at the next step too, after saving and under any
+            optimizer.
     """
 
     prior: GaussianMixturePrior

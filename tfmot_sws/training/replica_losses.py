@@ -1,4 +1,9 @@
-"""The losses of one replica, where tf.distribute runs several over one model."""
+"""Keeps the losses of replicas apart, where tf.distribute runs several over one model.
+
+Distribution itself is Keras' own: every replica computes the whole prior on its copy of the
+weights, and Keras scales `add_loss` by the number of replicas, so that the complexity counts
+once.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _progress(start: float, end: float) -> Schedule:
 
 
 class StepSchedule:
-    """A schedule of steps, as those of tfmot are, as one of the training fraction.
+    """Turns a schedule that counts steps, such as one of tfmot, into one of the fraction.
 
     The value is sparsity(step) over the sparsity at the schedule's end; 0 before
     its first step. How often tfmot would prune (`frequency`) has no meaning here.

@@ -1,4 +1,8 @@
-"""What one training step computes under soft weight-sharing, for Keras 3 and tf_keras alike."""
+"""Computes a training step under soft weight-sharing, for Keras 3 and tf_keras alike.
+
+The complexity loss is added in training only, so that `evaluate` and `val_loss` report the
+error as users expect; logs show both parts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfmot_sws.backend.compilation import in_compiled_step, last_gradient
+from tfmot_sws.backend.compiling import in_compiled_step
+from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.complexity_weight import resolve

@@ -1,4 +1,9 @@
-"""Targets that carry what the dense network knows, for the training that compresses it."""
+"""Makes training targets from labels and the dense network's outputs.
+
+The dense network is asked once before the training, which costs one prediction over the data;
+`fit`, its loss and its callbacks stay the user's. A teacher inside the wrapper would add a
+forward pass to each step and hold the weights twice.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ def soft_targets(
         y: labels: integers of shape (N, ...), with or without a last axis of 1, or one-hot,
             of the shape of the model's output.
         temperature: > 0; the higher, the softer the network's answers.
-        weight: theirs, in [0, 1].
+        weight: of the network's answers, in [0, 1].
         batch_size: examples that the network sees at a time.
 
     Returns:

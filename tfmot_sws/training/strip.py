@@ -1,4 +1,9 @@
-"""From the wrapped model to a plain one."""
+"""Turns the wrapped model into a plain one.
+
+The plain model is rebuilt from its configuration in float32 and is not compiled: a compiled
+`.keras` file carries the optimizer's slots, and a mixed-precision model does not convert to
+LiteRT.
+"""
 
 from __future__ import annotations
 

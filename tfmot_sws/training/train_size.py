@@ -1,4 +1,4 @@
-"""How many training examples one epoch of `fit` sees: the N of the complexity loss."""
+"""Counts the training examples of an epoch of `fit`: the N of the complexity loss."""
 
 from __future__ import annotations
 

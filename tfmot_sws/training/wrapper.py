@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfmot_sws.backend.compilation import compiled_step
+from tfmot_sws.backend.compiling import compiled_step
 from tfmot_sws.models.wrapped import Wrapped
 from tfmot_sws.training.fit_arguments import fit_arguments
 from tfmot_sws.training.replica_losses import ReplicaLosses
@@ -18,6 +18,10 @@ Tensor = Any
 @keras.saving.register_keras_serializable(package="tfmot_sws")
 class SoftWeightSharing(Wrapped, keras.Model):
     """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
+
+    There is one wrapper around the model and none around layers: it calls the user's model
+    under `keras.StatelessScope` with snapped tensors in place of the shared variables. So
+    every type of layer works, and subclassed, nested and recurrent models take one path.
 
     It calls the wrapped model with its shared weights moved towards their components'
     means by the share `snap`, and in training adds the complexity loss. It trains,
@@ -62,7 +66,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
         before = [scope.get_current_value(v) for v in others]
         with scope:
             outputs = self.inner(inputs)
-        # Moving averages, seeds and their like, where the call has changed them.
+        # The call may have changed moving averages or the states of random generators.
         for variable, value in zip(others, before, strict=True):
             after = scope.get_current_value(variable)
             if after is not value:

@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfmot_sws.backend.compilation import (
-    compiled,
-    custom_gradient,
-    in_slices,
-    last_gradient,
-    traced,
-    value_and_gradients,
-)
+from tfmot_sws.backend.compiling import compiled, traced
+from tfmot_sws.backend.gradients import custom_gradient, last_gradient, value_and_gradients
+from tfmot_sws.backend.slices import in_slices
 
 
 def read(tensor):

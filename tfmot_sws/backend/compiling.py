@@ -1,0 +1,82 @@
+"""Compiles functions: by themselves on TensorFlow, as part of a step elsewhere.
+
+XLA makes the prior ten times faster and a CPU's convolutions two times slower. So functions of
+the prior are compiled by themselves, and `compile(jit_compile="auto")` of the wrapper leaves
+the step alone on a CPU. They are several functions on purpose: in a single one XLA computes a
+value again for each of its readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+_compiled_step = contextvars.ContextVar("compiled_step", default=False)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function of tensors with XLA on the TensorFlow backend.
+
+    JAX compiles the whole step anyway, and torch runs the function as it stands.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    # One function a shape, because TensorFlow warns when one function sees many shapes.
+    @functools.cache
+    def of_shapes(_shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors: Any) -> Any:
+        # Passes values of variables, because a trace would hold on to the variable of
+        # tf.distribute that it was made with, and use one model's schedules in the next.
+        tensors = keras.tree.map_structure(tf.convert_to_tensor, tensors)
+        leaves = keras.tree.flatten(tensors)
+        return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
+
+    return call
+
+
+def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes one program of a function of tensors, to be called outside of a step.
+
+    On TensorFlow it is a graph, whose compiled parts run side by side; on JAX XLA compiles
+    it as a whole; torch runs it as it stands, without gradients.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    if backend == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
+@contextlib.contextmanager
+def compiled_step(compiled: bool) -> Iterator[None]:
+    """Says whether XLA compiles as a whole the step that is traced inside this context."""
+    token = _compiled_step.set(compiled)
+    try:
+        yield
+    finally:
+        _compiled_step.reset(token)
+
+
+def in_compiled_step() -> bool:
+    """Whether the code is part of a step that XLA compiles as a whole, as always on JAX.
+
+    It decides only in which order a step computes, never what.
+    """
+    return keras.backend.backend() == "jax" or _compiled_step.get()
