@@ -11,12 +11,10 @@ It takes about three minutes on two cores.
 """
 
 import argparse
+import functools
 import gzip
 import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
 
@@ -26,6 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import quickstart
+import tf_keras
+import tfmot_steps
 from ai_edge_litert.interpreter import Interpreter
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +36,9 @@ from tfmot_sws.litert.export import FORMATS
 
 SEED = 0
 PRETRAIN_EPOCHS, SHARE_EPOCHS = 30, 60
+# Of tfmot's steps.
+SPARSITY = 0.8
+PRUNE_EPOCHS, CLUSTER_EPOCHS, QUANTIZE_EPOCHS = 40, 15, 5
 LATENCY_ROUNDS, RUNS_A_ROUND = 40, 25
 
 
@@ -104,22 +107,28 @@ def quantize_by_keras(dense, data):
 
 
 def run_tfmot(dense, data):
-    """tfmot's pipeline in a process of its own, which it turns into one of tf_keras."""
-    script = pathlib.Path(__file__).with_name("litert_benchmark_tfmot.py")
-    with tempfile.TemporaryDirectory() as folder:
-        arrays, result = (pathlib.Path(folder) / name for name in ("in.npz", "out.tflite"))
-        weights = {f"w{i:02}": value for i, value in enumerate(dense.get_weights())}
-        np.savez(arrays, **weights, x=data["x_train"], y=data["y_train"])
-        done = subprocess.run(
-            [sys.executable, script, arrays, result],
-            env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            return (done.stderr.strip().splitlines() or ["failed"])[-1][:160]
-        return result.read_bytes()
+    """The file after tfmot's pruning, clustering and quantization, each keeping the last."""
+    keras.utils.set_random_seed(SEED)
+    model = quickstart.build_model(tf_keras)
+    model.set_weights(dense.get_weights())
+    num_steps = PRUNE_EPOCHS * -(-len(data["x_train"]) // quickstart.BATCH_SIZE)
+    schedule = tfmot_steps.rising_sparsity(num_steps, SPARSITY, initial=0.0)
+    model = tfmot_steps.prune(model, schedule, training_on(data, PRUNE_EPOCHS, 1e-3))
+    training = training_on(data, CLUSTER_EPOCHS, 1e-4)
+    model = tfmot_steps.cluster(model, training, preserve_sparsity=True)
+    model = tfmot_steps.quantize_aware(model, training_on(data, QUANTIZE_EPOCHS, 1e-4))
+    return tfmot_steps.convert_quantized(model)
+
+
+def training_on(data, epochs, rate):
+    """A function that trains a model of tf_keras with a rate that falls to zero."""
+    return functools.partial(
+        tfmot_steps.fit,
+        data=(data["x_train"], data["y_train"]),
+        epochs=epochs,
+        rate=rate,
+        batch_size=quickstart.BATCH_SIZE,
+    )
 
 
 def measure_latency(files, example):

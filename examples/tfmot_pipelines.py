@@ -16,6 +16,7 @@ in one process: tfmot takes models of the former, and soft weight-sharing either
 
 import argparse
 import contextlib
+import functools
 import gzip
 import io
 import os
@@ -31,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+import tfmot_steps as steps
 from ai_edge_quantizer import quantizer, recipe
 from rich.box import SIMPLE
 from rich.console import Console
@@ -39,7 +41,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfmot_sws as sws
-from tfmot_sws.litert.report import tflite_report
 
 # tfmot trains copies of the kernels, and tf_keras remarks at every start that the kernels
 # themselves have no gradient; the converter, that ranges come from the training.
@@ -82,24 +83,11 @@ def build_model(library):
     )
 
 
-def fit(model, data, epochs, rate, *, batch_size=BATCH_SIZE, callbacks=()):
-    """Trains a model of either library with a rate that falls to zero."""
-    library = tf_keras if isinstance(model, tf_keras.Model) else keras
-    library.utils.set_random_seed(SEED)
-    steps = epochs * -(-len(data[0]) // batch_size)
-    model.compile(
-        library.optimizers.Adam(library.optimizers.schedules.CosineDecay(rate, steps)),
-        library.losses.SparseCategoricalCrossentropy(from_logits=True),
+def train(model, data, epochs, rate, callbacks=()):
+    """Trains a model of either library, always from the same seed."""
+    return steps.fit(
+        model, data, epochs, rate, batch_size=BATCH_SIZE, callbacks=callbacks, seed=SEED
     )
-    model.fit(*data, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=list(callbacks))
-    return model
-
-
-def copy_model(model):
-    """An equal model with variables of its own, since every step trains what it is given."""
-    clone = tf_keras.models.clone_model(model)
-    clone.set_weights(model.get_weights())
-    return clone
 
 
 # The steps: each takes a plain model, and gives one back.
@@ -107,60 +95,32 @@ def copy_model(model):
 
 def prune(model, data, epochs):
     """tfmot's magnitude pruning."""
-    sparsity = tfmot.sparsity.keras
-    schedule = sparsity.ConstantSparsity(SPARSITY, begin_step=0, frequency=20)
-    pruned = sparsity.prune_low_magnitude(copy_model(model), schedule)
-    fit(pruned, data, epochs, 1e-3, callbacks=[sparsity.UpdatePruningStep()])
-    return sparsity.strip_pruning(pruned)
+    schedule = tfmot.sparsity.keras.ConstantSparsity(SPARSITY, begin_step=0, frequency=20)
+    training = functools.partial(train, data=data, epochs=epochs, rate=1e-3)
+    return steps.prune(steps.copy_model(model), schedule, training)
 
 
 def share(model, data, epochs, **settings):
     """Soft weight-sharing, of a Keras 3 or a tf_keras model."""
     shared = sws.apply_soft_weight_sharing(model, zero_proportion=ZERO_PROPORTION, **settings)
-    fit(shared, data, epochs, 2e-3, callbacks=[sws.AnnealAndMerge()])
+    train(shared, data, epochs, 2e-3, [sws.AnnealAndMerge()])
     return sws.strip_soft_weight_sharing(shared)
 
 
-def quantize_aware(model, data, epochs, *, preserve_sparsity, **kwargs):
-    """tfmot's quantization-aware training that keeps clusters; the model with its ranges."""
-    scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(
-        preserve_sparsity=preserve_sparsity
+def quantize_aware(model, data, epochs, preserve_sparsity):
+    """The .tflite file after tfmot's quantization-aware training that keeps clusters."""
+    training = functools.partial(train, data=data, epochs=epochs, rate=1e-4)
+    quantized = steps.quantize_aware(
+        steps.copy_model(model), training, preserve_sparsity=preserve_sparsity
     )
-    annotated = tfmot.quantization.keras.quantize_annotate_model(copy_model(model))
-    quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
-    return fit(quantized, data, epochs, 1e-4, **kwargs)
-
-
-def convert_quantized(model):
-    """The int8 .tflite file of a model after quantization-aware training."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    with contextlib.redirect_stdout(io.StringIO()):
-        return converter.convert()
-
-
-# What is in a file.
-
-
-def count(tflite):
-    """Most values in a kernel (or in one of its channels, where each has a scale), and zeros.
-
-    Read from the file itself; zeros are a share of all entries of kernels, 0 to 1.
-    """
-    tensors = [t for t in tflite_report(tflite).tensors if len(t.shape) > 1]
-    zeros = sum(t.zeros for t in tensors) / sum(t.size for t in tensors)
-    return max(t.distinct_per_channel for t in tensors), zeros
-
-
-def measure_accuracy(logits, labels):
-    """Share of right answers, 0 to 1."""
-    return float(np.mean(np.argmax(logits, -1) == labels))
+    return steps.convert_quantized(quantized)
 
 
 def to_row(name, tflite, test):
     """Everything about a .tflite file, by running and by reading it."""
     (logits,) = sws.predict_tflite(tflite, test[0])
-    return name, measure_accuracy(logits, test[1]), *count(tflite), tflite
+    accuracy = steps.measure_accuracy(logits, test[1])
+    return name, accuracy, *steps.count(tflite), tflite
 
 
 # The pipelines, as rows of the table.
@@ -170,20 +130,18 @@ def run_prune(dense, data, test, epochs):
     """Pruning by tfmot, and soft weight-sharing with those zeros kept."""
     pruned = prune(dense, data, epochs)
     yield to_row("tfmot prune", sws.convert_to_tflite(pruned), test)
-    small = share(copy_model(pruned), data, epochs, preserve_sparsity=True)
+    small = share(steps.copy_model(pruned), data, epochs, preserve_sparsity=True)
     yield to_row("tfmot prune, ours", sws.convert_to_tflite(small), test)
 
 
 def run_quantize(dense, data, test, epochs):
     """Soft weight-sharing, and both of tfmot's trainings that keep its clusters."""
-    small = share(copy_model(dense), data, epochs)
+    small = share(steps.copy_model(dense), data, epochs)
     yield to_row("ours", sws.convert_to_tflite(small), test)
     for preserve_sparsity in (False, True):
         name = "ours, tfmot PCQAT" if preserve_sparsity else "ours, tfmot CQAT"
-        model = quantize_aware(
-            small, data, max(epochs // 5, 1), preserve_sparsity=preserve_sparsity
-        )
-        yield to_row(name, convert_quantized(model), test)
+        tflite = quantize_aware(small, data, max(epochs // 5, 1), preserve_sparsity)
+        yield to_row(name, tflite, test)
 
 
 def run_keras3(dense, data, test, epochs):
@@ -203,7 +161,7 @@ def run_keras3(dense, data, test, epochs):
 def quantize_in_keras(model, test):
     """`quantize("int8")`: its file is a .keras file, for LiteRT has no such operator."""
     model.quantize("int8")
-    accuracy = measure_accuracy(model.predict(test[0], verbose=0), test[1])
+    accuracy = steps.measure_accuracy(model.predict(test[0], verbose=0), test[1])
     # The kernels of Dense layers are integers now, with a scale for each column.
     kernels = [np.asarray(w) for w in model.weights if w.path.endswith("/kernel")]
     values = max(
@@ -242,7 +200,7 @@ def main():
     console = Console()
 
     tf_keras.utils.set_random_seed(SEED)
-    dense = fit(build_model(tf_keras), data, pretrain_epochs, 1e-3)
+    dense = train(build_model(tf_keras), data, pretrain_epochs, 1e-3)
     rows = [to_row("dense", sws.convert_to_tflite(dense), test)]
     for name in [args.pipeline] if args.pipeline else PIPELINES:
         with console.status(f"pipeline {name}"):
