@@ -1,16 +1,14 @@
 """Coded sizes against other coders, and the time for a network of 25 million weights.
 
-    python benchmarks/coding.py
-    python benchmarks/coding.py --model stripped.keras --skip-large
-    python benchmarks/coding.py --nncodec-python /path/to/venv/bin/python
+    python -m benchmarks.coding
+    python -m benchmarks.coding --model stripped.keras --skip-large
+    python -m benchmarks.coding --nncodec-python .venv-nncodec/bin/python
 
 Compared are the bytes of one index tensor: ours, its order-0 entropy (a bound for coders
 that see no structure), xz and zopfli of the uint8 indices, and NNCodec, which may live in
-an environment of its own (`pip install nncodec`). Results are printed, and written as JSON
-and Markdown.
+an environment of its own (`pip install nncodec`).
 """
 
-import argparse
 import dataclasses
 import json
 import lzma
@@ -22,10 +20,9 @@ import time
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import tfmot_sws as sws
+from benchmarks import common
 from tfmot_sws.coding.indices import IndexEncoder
 from tfmot_sws.models.codebook import ClusteredTensor, entropy_bits
 
@@ -35,6 +32,7 @@ NUM_VALUES = (2, 16, 256)
 NUM_LARGE_VALUES, LARGE_ZEROS = 16, 0.92
 SEED = 0
 MISSING = "not available"
+FILE_PARTS = ("architecture", "codebooks", "indices", "rest", "framing")
 
 # Runs under the interpreter that has NNCodec: indices in, sizes and seconds out.
 NNCODEC = """
@@ -192,83 +190,103 @@ def measure_large(nncodec_python):
     }
 
 
-def rows_table(title, rows):
-    """Rows as headers and cells; ours is marked where another coder is smaller."""
+def to_markdown(record):
+    """Command, environment, and a table for each part that was measured."""
+    blocks = [common.to_header(record)]
+    for part, title, to_cells in (
+        ("synthetic", f"Synthetic indices, shape {SHAPE}, bytes", _row_cells),
+        ("model", "A stripped model, tensors one by one, bytes", _model_cells),
+        (
+            "large",
+            f"ResNet-50, {LARGE_ZEROS:.0%} zeros, {NUM_LARGE_VALUES} values",
+            _large_cells,
+        ),
+    ):
+        if part in record:
+            headers, cells = to_cells(record[part])
+            align = ["left"] + ["right"] * (len(headers) - 1)
+            table = common.to_table(headers, cells, align)
+            blocks += [f"## {title}", common.to_section(part, table)]
+    return common.join(*blocks)
+
+
+def _row_cells(rows):
+    """Headers and cells; ours is marked where another coder is smaller."""
     cells = []
     for row in rows:
-        others = [size for size in (row.nncodec, row.xz, row.zopfli) if size is not None]
-        mark = "" if row.ours <= min(others) else " (!)"
-        sizes = (f"{row.entropy:,.0f}", f"{row.ours:,}{mark}")
-        theirs = (MISSING if s is None else f"{s:,}" for s in (row.nncodec, row.xz, row.zopfli))
-        cells.append([row.name, *sizes, *theirs])
-    return title, ["tensor", "entropy", "ours", "NNCodec", "xz", "zopfli"], cells
+        others = [row[coder] for coder in ("nncodec", "xz", "zopfli")]
+        mark = "" if row["ours"] <= min(s for s in others if s is not None) else " (!)"
+        sizes = (f"{row['entropy']:,.0f}", f"{row['ours']:,}{mark}")
+        cells.append([row["name"], *sizes, *map(_size_cell, others)])
+    return ["tensor", "entropy", "ours", "NNCodec", "xz", "zopfli"], cells
 
 
-def large_table(large):
-    """The measurements of the large model as headers and cells."""
-    cells = [
-        [
-            name,
-            MISSING if value is None else f"{value:,.1f}" if "sec" in name else f"{value:,.0f}",
-        ]
-        for name, value in large.items()
-    ]
-    return f"ResNet-50, {LARGE_ZEROS:.0%} zeros, {NUM_LARGE_VALUES} values", ["", ""], cells
+def _model_cells(record):
+    """As `_row_cells`, with the parts of the whole file beneath."""
+    headers, cells = _row_cells(record["rows"])
+    parts = (f"file: {part}" for part in (*FILE_PARTS, "total"))
+    sizes = (record["file"][part] for part in (*FILE_PARTS, "total"))
+    return headers, cells + [[p, "", f"{s:,}"] for p, s in zip(parts, sizes, strict=True)]
 
 
-def show(console, title, headers, cells):
-    """Prints one table."""
-    table = Table(title=title)
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number else "left")
-    for row in cells:
-        table.add_row(*row)
-    console.print(table)
+def _large_cells(large):
+    """Headers and cells: a measurement a row."""
+    forms = {name: ",.1f" if "seconds" in name else ",.0f" for name in large}
+    return ["", ""], [[name, _size_cell(v, forms[name])] for name, v in large.items()]
 
 
-def markdown(title, headers, cells):
-    """One table as Markdown."""
-    lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *cells]
-    return "\n".join([f"## {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+def _size_cell(value, form=","):
+    return MISSING if value is None else f"{value:{form}}"
 
 
 def main():
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    args = _parse_arguments()
+    record = common.start_record("coding", args)
+    for part in args.parts:
+        record[part] = MEASURES[part](args)
+    text = to_markdown(record)
+    print(text)
+    common.write("coding", args, record, text)
+
+
+def measure_synthetic(args):
+    """A row for each made tensor."""
+    return [*map(dataclasses.asdict, compare(dict(synthetic()), args.nncodec_python))]
+
+
+def measure_model(args):
+    """Sizes of the parts of the file, and a row for each tensor of the model."""
+    model = keras.models.load_model(args.model, compile=False)
+    rows = compare(indices_of(model), args.nncodec_python)
+    return {
+        "file": sws.coded_sizes(model).to_dict(),
+        "rows": [*map(dataclasses.asdict, rows)],
+    }
+
+
+MEASURES = {
+    "synthetic": measure_synthetic,
+    "model": measure_model,
+    "large": lambda args: measure_large(args.nncodec_python),
+}
+
+
+def _parse_arguments():
+    parser = common.make_parser(__doc__)
     parser.add_argument("--model", type=pathlib.Path, help="a stripped .keras model, too")
     parser.add_argument("--nncodec-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--skip-synthetic", action="store_true")
     parser.add_argument("--skip-large", action="store_true")
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results")
-    )
-    arguments = parser.parse_args()
-    console, results, tables = Console(), {}, []
-
-    def add(name, values, table):
-        results[name] = values
-        tables.append(table)
-        show(console, *table)
-
-    if not arguments.skip_synthetic:
-        rows = list(compare(dict(synthetic()), arguments.nncodec_python))
-        title = f"Synthetic indices, shape {SHAPE}, bytes"
-        add("synthetic", [dataclasses.asdict(row) for row in rows], rows_table(title, rows))
-    if arguments.model:
-        model = keras.models.load_model(arguments.model, compile=False)
-        sizes = sws.coded_sizes(model)
-        rows = list(compare(indices_of(model), arguments.nncodec_python))
-        parts = ", ".join(f"{part} {size:,}" for part, size in sizes.parts.items())
-        title = f"{arguments.model.name}: {sizes.total:,} bytes ({parts}); tensors one by one"
-        values = {"file": sizes.to_dict(), "rows": [dataclasses.asdict(row) for row in rows]}
-        add("model", values, rows_table(title, rows))
-    if not arguments.skip_large:
-        large = measure_large(arguments.nncodec_python)
-        add("large", large, large_table(large))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "coding.json").write_text(json.dumps(results, indent=2))
-    (arguments.output / "coding.md").write_text("\n".join(markdown(*t) for t in tables))
-    console.print(f"Written to {arguments.output}/coding.json and coding.md")
+    args = parser.parse_args()
+    wanted = {
+        "synthetic": not args.skip_synthetic,
+        "model": args.model is not None,
+        "large": not args.skip_large,
+    }
+    args.parts = [part for part in MEASURES if wanted[part]]
+    args.run = args.run or common.name_run(args.parts)
+    return args
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How small, at what error: soft weight-sharing against what one would do instead.
 
-    python benchmarks/compression.py --net lenet-300-100 --data mnist.npz --seeds 0 1 2
+    python -m benchmarks.compression --net lenet-300-100 --data mnist.npz --seeds 0 1 2
 
 For every seed the same pretrained network goes through soft weight-sharing with the
 library's defaults, through tfmot's pruning and clustering (tf_keras, stripped, .tflite,
@@ -12,38 +12,25 @@ final figures only.
 NNCodec needs an older NumPy, so it lives in an environment of its own:
 
     python -m venv .venv-nncodec && .venv-nncodec/bin/pip install nncodec
-    python benchmarks/compression.py ... --nncodec .venv-nncodec/bin/python
+    python -m benchmarks.compression ... --nncodec .venv-nncodec/bin/python
 """
 
-import argparse
 import gzip
 import json
-import os
 import pathlib
-import platform
 import subprocess
-import sys
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-HERE = pathlib.Path(__file__).resolve().parent
-# JAX, where it is installed, looks for the standard module `compression` of Python 3.14:
-# the file of that name in this folder must not be found in its place.
-sys.path[:] = [p for p in sys.path if pathlib.Path(p or ".").resolve() != HERE]
-
 import keras
 import numpy as np
-import tensorflow as tf
-from tabulate import tabulate
 
 import tfmot_sws as sws
+from benchmarks import common
+from examples import lenet_mnist as lenet
 
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-import lenet_mnist as lenet
-
+# Run by its path, under an interpreter that has NNCodec and nothing of this package.
+NNCODEC_SCRIPT = pathlib.Path(__file__).with_name("nncodec_pipeline.py")
 NNCODEC_QPS = range(-38, -5, 2)
 
 
@@ -85,9 +72,7 @@ def run_tfmot(dense, folder, splits, limit):
     arrays = folder / "splits.npz"
     if not results.exists():
         np.savez(arrays, *(array for split in splits for array in split))
-        command = [sys.executable, str(HERE / "tfmot_pipeline.py"), dense.name]
-        command += [str(path) for path in (weights, arrays, results)]
-        subprocess.run(command, check=True)
+        common.run_module("tfmot_pipeline", dense.name, weights, arrays, results)
         arrays.unlink()
     return _pick(json.loads(results.read_text()), limit)
 
@@ -107,7 +92,8 @@ def run_nncodec(python, dense, folder, splits, limit):
 def _code(python, scratch, kind, model, qps=()):
     """Bytes by quantisation parameter, or of the indices of a stripped model."""
     np.savez(scratch / f"{kind}.npz", *model.get_weights())
-    command = [python, str(HERE / "nncodec_pipeline.py"), str(scratch), *map(str, qps)]
+    # -I keeps the modules next to the script from hiding others of their names.
+    command = [python, "-I", str(NNCODEC_SCRIPT), str(scratch), *map(str, qps)]
     subprocess.run(command, check=True, cwd=scratch, stdout=subprocess.DEVNULL)
     return json.loads((scratch / "sizes.json").read_text())
 
@@ -141,7 +127,7 @@ def _pick(records, limit):
 
 def run_seed(seed, splits, args):
     """Everything for one seed, as rows of method and figures."""
-    folder = args.cache / f"{args.net}-{seed}"
+    folder = (args.cache / f"{args.net}-{seed}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
     dense = lenet.pretrain(args.net, folder, *splits[:2])
@@ -182,11 +168,15 @@ def summarise(runs):
     return summary
 
 
-def to_markdown(args, runs, summary):
-    """The tables that go into docs/results.md."""
+def to_markdown(record):
+    """Command, environment, and the figures of every seed and their means."""
+    runs = record["runs"]
+    summary = summarise(runs)
     names = list(summary["soft weight-sharing"])
+    # Records without their arguments are of seeds counted from 0.
+    seeds = record.get("arguments", {}).get("seeds", range(len(runs)))
     rows = []
-    for seed, run in zip(args.seeds, runs, strict=True):
+    for seed, run in zip(seeds, runs, strict=True):
         for method, figures in run.items():
             rows.append([seed, method, *(_cell(n, figures.get(n)) for n in names)])
     for method, figures in summary.items():
@@ -194,9 +184,8 @@ def to_markdown(args, runs, summary):
             " ± ".join(_cell(n, v) for v in figures[n]) if n in figures else "" for n in names
         )
         rows.append(["mean", f"**{method}**", *cells])
-    versions = ", ".join(f"{k} {v}" for k, v in environment().items())
-    table = tabulate(rows, ["seed", "method", *names], tablefmt="github")
-    return f"`{' '.join(args.command)}`\n\n{versions}\n\n{table}\n"
+    table = common.to_table(["seed", "method", *names], rows)
+    return common.join(common.to_header(record), table)
 
 
 def _cell(name, value):
@@ -207,72 +196,37 @@ def _cell(name, value):
     return f"{value:,.0f}" if name in ("bytes", "gzip .tflite", "seconds") else f"{value:.1f}"
 
 
-def environment():
-    """Versions that a figure depends on."""
-    return {
-        "Python": platform.python_version(),
-        "TensorFlow": tf.__version__,
-        "Keras": keras.__version__,
-        "NumPy": np.__version__,
-        "tfmot_sws": sws.__version__,
-        "cores": os.cpu_count(),
-    }
-
-
 def main():
     """Runs the seeds, prints the table and saves it."""
     args = _parse_arguments()
+    record = common.start_record("compression", args)
     splits = lenet.load_mnist(args.data)
-    runs = [run_seed(seed, splits, args) for seed in args.seeds]
-    summary = summarise(runs)
-    text = to_markdown(args, runs, summary)
+    record["runs"] = [run_seed(seed, splits, args) for seed in args.seeds]
+    text = to_markdown(record)
     print(text)
-    args.output.mkdir(parents=True, exist_ok=True)
-    name = args.net + args.suffix
-    (args.output / f"{name}.md").write_text(text)
-    record = {"command": args.command, "environment": environment(), "runs": runs}
-    (args.output / f"{name}.json").write_text(json.dumps(record, indent=1))
+    common.write("compression", args, record, text)
 
 
 def _parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.make_parser(__doc__)
+    common.add_data_argument(parser)
     parser.add_argument("--net", choices=sorted(lenet.NETS), default="lenet-300-100")
-    parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--peer-seeds", type=int, nargs="+", help="seeds of the peers; default as --seeds"
     )
     parser.add_argument("--epochs", type=int, help="epochs of soft weight-sharing")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of arguments")
-    parser.add_argument("--suffix", default="", help="put after the name of the result files")
     parser.add_argument("--nncodec", help="python of an environment with nncodec")
     parser.add_argument(
         "--no-peers", dest="peers", action="store_false", help="leave out tfmot"
     )
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
-    parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
     args = parser.parse_args()
     args.epochs = args.epochs or lenet.SHARE_EPOCHS[args.net]
     args.peer_seeds = args.seeds if args.peer_seeds is None else args.peer_seeds
-    args.command = _command(args)
+    args.run = args.run or args.net
     return args
-
-
-def _command(args):
-    """The command line, paths by their last part."""
-    words = ["python", "benchmarks/compression.py", "--net", args.net, "--seeds"]
-    words += [*map(str, args.seeds), "--epochs", str(args.epochs)]
-    if args.peer_seeds != args.seeds:
-        words += ["--peer-seeds", *map(str, args.peer_seeds)]
-    if args.data:
-        words += ["--data", args.data.name]
-    if args.settings:
-        words += ["--settings", f"'{json.dumps(args.settings)}'"]
-    words += ["--no-peers"] * (not args.peers)
-    words += [f"--suffix={args.suffix}"] * bool(args.suffix)
-    return words + ["--nncodec", "python"] * bool(args.nncodec)
 
 
 if __name__ == "__main__":

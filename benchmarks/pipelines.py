@@ -1,7 +1,7 @@
 """Pruning, clustering, quantization and soft weight-sharing, alone and one after the other.
 
-    python benchmarks/pipelines.py --data mnist.npz
-    python benchmarks/pipelines.py --data mnist.npz --nets convnet --quick
+    python -m benchmarks.pipelines --data mnist.npz
+    python -m benchmarks.pipelines --data mnist.npz --nets convnet --quick
 
 On MNIST, all from the same pretrained network of tf_keras, every step with the same number
 of epochs and, but for the rates, the same training: tfmot's pruning, clustering, both, and
@@ -16,53 +16,36 @@ in the files: LiteRT runs each on the 10,000 test images, once, and values and z
 in it.
 """
 
-import argparse
+import functools
 import gzip
-import importlib.metadata
-import json
-import os
 import pathlib
-import platform
-import sys
 import tempfile
 import time
 import warnings
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-HERE = pathlib.Path(__file__).resolve().parent
-# As in compression.py, which JAX must not find in place of the standard module.
-sys.path[:] = [p for p in sys.path if pathlib.Path(p or ".").resolve() != HERE]
-
 import numpy as np
-import tensorflow_model_optimization as tfmot
 import tf_keras
-from tabulate import tabulate
-from tensorflow_model_optimization.python.core.clustering.keras.experimental import (
-    cluster as experimental,
-)
 
 import tfmot_sws as sws
-
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-import lenet_mnist as lenet
-import tfmot_pipelines as steps
+from benchmarks import common
+from examples import lenet_mnist as lenet
+from examples import tfmot_steps as steps
 
 # BatchNorm scales clusters in float files; the table shows how far.
 warnings.filterwarnings("ignore", "BatchNorm layers")
 # tfmot says so where a kernel has too many or too few values to keep as clusters.
 warnings.filterwarnings("ignore", "No clustering performed on layer")
 
-NUM_CLUSTERS = 16
 SPARSITIES, ZERO_PROPORTIONS, MARGIN = (0.9, 0.75), (0.99, 0.9, 0.7), 0.01
 # Set, so that the figures stay what they are when the default changes.
 COMPLEXITY_WEIGHT = 0.03 * 0.2**0.5
 # Smaller kernels tfmot leaves as they are: few weights would be left for its clusters.
 SMALLEST_KERNEL = 500
 BATCH_SIZE = 64
-# Greatest learning rates; that of PCQAT is 1e-4.
-RATES = {"pretrain": 1e-3, "prune": 1e-3, "cluster": 1e-4, "share": 2e-3}
+# Set before each training, whatever the seed of the run.
+TRAINING_SEED = 0
+# Greatest learning rates.
+RATES = {"pretrain": 1e-3, "prune": 1e-3, "cluster": 1e-4, "share": 2e-3, "quantize": 1e-4}
 # Training images, epochs of pretraining and of each step.
 SETTINGS, QUICK = (10_000, 6, 7), (1_000, 1, 2)
 COLUMNS = {
@@ -101,7 +84,7 @@ def resnet_8(library):
 NETS = {"convnet": lenet.tutorial, "resnet-8": resnet_8}
 
 
-# The steps of tfmot that the example lacks.
+# The steps.
 
 
 def is_large(layer):
@@ -110,39 +93,23 @@ def is_large(layer):
     return weights is not None and np.prod(weights.shape) >= SMALLEST_KERNEL
 
 
-def wrap_large(model, wrap):
-    """A copy of a model with its large layers wrapped."""
-    return tf_keras.models.clone_model(
-        steps.copy_model(model),
-        clone_function=lambda layer: wrap(layer) if is_large(layer) else layer,
-    )
-
-
 def prune(model, data, epochs, sparsity):
-    """Magnitude pruning to a sparsity, from half of it, over the first 60 % of training."""
+    """tfmot's pruning of the large layers to a sparsity."""
     num_steps = epochs * -(-len(data[0]) // BATCH_SIZE)
-    schedule = tfmot.sparsity.keras.PolynomialDecay(
-        0.5, sparsity, begin_step=0, end_step=int(0.6 * num_steps), frequency=10
-    )
-    pruned = wrap_large(
-        model, lambda layer: tfmot.sparsity.keras.prune_low_magnitude(layer, schedule)
-    )
-    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
-    train(pruned, data, epochs, RATES["prune"], callbacks)
-    return tfmot.sparsity.keras.strip_pruning(pruned)
+    schedule = steps.rising_sparsity(num_steps, sparsity, frequency=10)
+    training = functools.partial(train, data=data, epochs=epochs, rate=RATES["prune"])
+    return steps.prune(steps.copy_model(model), schedule, training, wanted=is_large)
 
 
 def cluster(model, data, epochs, preserve_sparsity):
-    """Clustering into `NUM_CLUSTERS` values a kernel, zeros kept if so told."""
-    init = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
-    clustered = wrap_large(
-        model,
-        lambda layer: experimental.cluster_weights(
-            layer, NUM_CLUSTERS, init, preserve_sparsity=preserve_sparsity
-        ),
+    """tfmot's clustering of the large layers, zeros kept if so told."""
+    training = functools.partial(train, data=data, epochs=epochs, rate=RATES["cluster"])
+    return steps.cluster(
+        steps.copy_model(model),
+        training,
+        preserve_sparsity=preserve_sparsity,
+        wanted=is_large,
     )
-    train(clustered, data, epochs, RATES["cluster"])
-    return tfmot.clustering.keras.strip_clustering(clustered)
 
 
 def share(model, data, epochs, **settings):
@@ -156,15 +123,21 @@ def share(model, data, epochs, **settings):
 
 def train(model, data, epochs, rate, callbacks=()):
     """The training that all steps have in common; the rate falls to zero."""
-    return steps.fit(model, data, epochs, rate, batch_size=BATCH_SIZE, callbacks=callbacks)
+    return steps.fit(
+        model,
+        data,
+        epochs,
+        rate,
+        batch_size=BATCH_SIZE,
+        callbacks=callbacks,
+        seed=TRAINING_SEED,
+    )
 
 
 def quantize_aware(model, data, epochs):
     """The .tflite file after PCQAT, which keeps the zeros and clusters of a model."""
-    quantized = steps.quantize_aware(
-        model, data, epochs, preserve_sparsity=True, batch_size=BATCH_SIZE
-    )
-    return steps.convert_quantized(quantized)
+    training = functools.partial(train, data=data, epochs=epochs, rate=RATES["quantize"])
+    return steps.convert_quantized(steps.quantize_aware(steps.copy_model(model), training))
 
 
 # The runs.
@@ -279,7 +252,7 @@ def run_net(net, splits, args):
         "pretraining epochs": pretrain_epochs,
         "epochs a step": epochs,
         "batch": BATCH_SIZE,
-        "clusters of tfmot": NUM_CLUSTERS,
+        "clusters of tfmot": steps.NUM_CLUSTERS,
         "complexity weight": round(COMPLEXITY_WEIGHT, 4),
         "seconds": round(time.perf_counter() - start),
     }
@@ -290,71 +263,45 @@ def run_net(net, splits, args):
 
 
 def to_markdown(record):
-    """The tables, one a network."""
-    environment = ", ".join(f"{k} {v}" for k, v in record["environment"].items())
-    parts = [f"`{record['command']}`", environment]
+    """Command, environment, and a section with settings and table for each network."""
+    blocks = [common.to_header(record)]
     for net, result in record["nets"].items():
         settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items())
-        rows = [
-            [name, *map(_cell, COLUMNS, row.values())] for name, row in result["rows"].items()
-        ]
-        table = tabulate(
-            rows,
-            ["", *COLUMNS],
-            tablefmt="github",
-            colalign=["left"] + ["right"] * len(COLUMNS),
-        )
-        parts += [f"## {net}", settings, table]
-    return "\n\n".join(parts) + "\n"
+        section = common.to_section(net, f"{settings}\n\n{_table(result['rows'])}")
+        blocks += [f"## {net}", section]
+    return common.join(*blocks)
+
+
+def _table(rows):
+    cells = [[name, *map(_cell, COLUMNS, row.values())] for name, row in rows.items()]
+    align = ["left"] + ["right"] * len(COLUMNS)
+    return common.to_table(["file", *COLUMNS], cells, align)
 
 
 def _cell(column, value):
     return "" if value is None else COLUMNS[column].format(value)
 
 
-def describe_environment(args):
-    """Versions and whatever else a figure depends on."""
-    packages = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
-    found = {"Python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in packages}
-    found |= {"tfmot_sws": sws.__version__, "seed": args.seed, "cores": os.cpu_count()}
-    if hasattr(os, "getloadavg"):
-        found["load at the start"] = round(os.getloadavg()[0], 1)
-    return found
-
-
 def main():
     """Runs the networks, prints the tables and saves them."""
     args = _parse_arguments()
-    record = {"command": _command(args), "environment": describe_environment(args)}
+    record = common.start_record("pipelines", args)
     splits = lenet.load_mnist(args.data)
     record["nets"] = {net: run_net(net, splits, args) for net in args.nets}
     text = to_markdown(record)
     print(text)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "pipelines.md").write_text(text)
-    (args.output / "pipelines.json").write_text(json.dumps(record, indent=1) + "\n")
+    common.write("pipelines", args, record, text)
 
 
 def _parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=pathlib.Path, help="mnist.npz; else it is downloaded")
+    parser = common.make_parser(__doc__)
+    common.add_data_argument(parser)
     parser.add_argument("--nets", nargs="+", choices=sorted(NETS), default=list(NETS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="little data, few epochs")
-    parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
-    return parser.parse_args()
-
-
-def _command(args):
-    """The command line, paths by their last part."""
-    words = ["python", "benchmarks/pipelines.py"]
-    words += ["--data", args.data.name] if args.data else []
-    words += ["--nets", *args.nets] if args.nets != list(NETS) else []
-    words += ["--seed", str(args.seed)] if args.seed else []
-    return " ".join(words + ["--quick"] * args.quick)
+    args = parser.parse_args()
+    args.run = args.run or common.name_run(args.nets, args.quick)
+    return args
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the prior costs at any size: memory and time a step, for a billion weights and more.
 
-    python benchmarks/scaling.py                     # measures here, then prints the table
-    KERAS_BACKEND=jax python benchmarks/scaling.py   # the same on JAX
+    python -m benchmarks.scaling                     # measures here, then prints the table
+    KERAS_BACKEND=jax python -m benchmarks.scaling   # the same on JAX
 
 Measured are snapping, which every step pays for, and the evaluation of the prior, which one
 step in `renewal_period` does; each with all gradients, over a vector of weights, compiled, as
@@ -11,24 +11,18 @@ large networks is arithmetic on these; see docs/scaling.md.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import pathlib
 import resource
 import time
 from collections.abc import Callable
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 from keras import ops
 
 import tfmot_sws as sws
+from benchmarks import common
 
-RESULTS = pathlib.Path(__file__).with_name("results") / "scaling.json"
 SIZES = (8_000_000, 64_000_000)
 REPEATS = 7
 # Bytes a weight that any training with Adam keeps: the weight, its gradient, two moments.
@@ -121,22 +115,29 @@ def rows(found: dict[str, float]) -> list[list[str]]:
     return table
 
 
+def to_markdown(record: dict[str, Any]) -> str:
+    """Command, environment, the constants of one backend, and the table that follows."""
+    found = record["constants"]
+    constants = [[f"{found['ns_per_weight']:.1f}", f"{found['bytes_per_weight']:.0f}"]]
+    headers = ["weights", "hosts", "training, GB a host", "prior, GB a host", "prior, s a step"]
+    return common.join(
+        common.to_header(record),
+        common.to_section(
+            "constants", common.to_table(["t, ns a weight", "b, bytes a weight"], constants)
+        ),
+        common.to_section("hosts", common.to_table(headers, rows(found))),
+    )
+
+
 def main() -> None:
-    """Measures, stores the constants of this backend, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--stored", action="store_true", help="do not measure again")
-    stored_only = parser.parse_args().stored
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    backend = keras.backend.backend()
-    if not stored_only:
-        stored[backend] = constants()
-        RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    for name, found in sorted(stored.items()):
-        print(f"{name}: {found}")
-        print("| weights | hosts | training, GB a host | prior, GB a host | prior, s a step |")
-        print("|---|---|---|---|---|")
-        for row in rows(found):
-            print("| " + " | ".join(row) + " |")
+    """Measures this backend, prints the table and saves it."""
+    args = common.make_parser(__doc__).parse_args()
+    args.run = args.run or keras.backend.backend()
+    record = common.start_record("scaling", args)
+    record["constants"] = constants()
+    text = to_markdown(record)
+    print(text)
+    common.write("scaling", args, record, text)
 
 
 if __name__ == "__main__":

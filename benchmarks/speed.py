@@ -3,34 +3,28 @@
 The part `holding` trains, and shows what it does to errors and outcome that the prior is not
 evaluated at every step.
 
-    python benchmarks/speed.py
-    python benchmarks/speed.py --part step --nets lenet-300-100 transformer
-    python benchmarks/speed.py --quick
+    python -m benchmarks.speed
+    python -m benchmarks.speed --part step --nets lenet-300-100 transformer
+    python -m benchmarks.speed --quick
 
 Everything runs in a process of its own, one after the other. Models whose steps are compared
 take turns within one, and so do many components and few. Run it on an idle machine: the load
 at the start is among the results. `--all` adds MobileNetV2 and ResNet-50 with the whole step
-under XLA, which take minutes to compile. Results are printed, and written as JSON and Markdown.
+under XLA, which take minutes to compile.
 """
 
-import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 
-import speed_bars
-import speed_report
-from speed_report import COMPONENTS, SIZES, STARTUP_NET
+from benchmarks import common, speed_bars
+from benchmarks.speed_records import COMPONENTS, SIZES, STARTUP_NET, summarise_holding
+from benchmarks.speed_report import to_markdown
 
-HERE = pathlib.Path(__file__).parent.resolve()
-ROOT = HERE.parent
 PARTS = ("prior", "components", "holding", "step", "startup")
 METHODS = ("published", "published, XLA", "ours, no XLA", "ours", "ours, in training")
 # Training steps a turn, and turns; those of --quick.
@@ -59,19 +53,13 @@ GIB = 2**30
 
 def run_cell(script, *arguments):
     """What a script of `speed_cells` prints on its last line, or why there is nothing."""
-    folder = HERE / "speed_cells"
-    command = [sys.executable, str(folder / f"{script}.py"), *map(str, arguments)]
-    paths = [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "KERAS_BACKEND": "tensorflow",
-    }
     most_seconds = MOST_SECONDS_PRIOR if script == "prior" else MOST_SECONDS
     print(f"{time.strftime('%X')} {script} {' '.join(map(str, arguments))}", flush=True)
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
+        done = common.run_module(
+            f"speed_cells.{script}",
+            *arguments,
+            env=os.environ | {"KERAS_BACKEND": "tensorflow"},
             check=False,
             capture_output=True,
             text=True,
@@ -148,7 +136,7 @@ def measure_holding(seeds):
     records = [
         {"seed": seed, **run_cell("holding", seed, int(seed == seeds[0]))} for seed in seeds
     ]
-    return [speed_report.summarise_holding(record) for record in records]
+    return [summarise_holding(record) for record in records]
 
 
 # A training step.
@@ -186,25 +174,10 @@ def measure_startup(step_records, seed):
     return run_cell("step", STARTUP_NET, 0, 1, steps, seed)
 
 
-def describe_environment(seed):
-    """Versions and whatever else a figure depends on, taken before anything runs."""
-    packages = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
-    found = {"Python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    found |= {"seed": seed, "cores": os.cpu_count()}
-    if hasattr(os, "getloadavg"):
-        found["load at the start"] = round(os.getloadavg()[0], 2)
-    return found
-
-
 def main():
     """Measures, prints, writes."""
     args = _parse_arguments()
-    environment = describe_environment(args.seed)
+    record = common.start_record("speed", args)
     measure = {
         "prior": lambda: measure_prior(args.sizes, args.repeats or 7, args.seed),
         "components": lambda: measure_components(args.sizes, args.repeats, args.seed),
@@ -217,26 +190,13 @@ def main():
         if part in args.part:
             results[part] = measure[part]()
             # After each part, for the whole takes hours.
-            text = write(args, environment, results)
-    print(text)
-
-
-def write(args, environment, results):
-    """What was measured, as JSON and as Markdown, which it returns."""
-    command = ["python", "benchmarks/speed.py", *args.words]
-    bars = speed_bars.judge(results)
-    text = speed_report.to_markdown(command, environment, results, bars)
-    record = {"command": command, "environment": environment, **results, "bars": bars}
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "speed.md").write_text(text)
-    (args.output / "speed.json").write_text(json.dumps(record, indent=1))
-    return text
+            full = record | results | {"bars": speed_bars.judge(results)}
+            common.write("speed", args, full, to_markdown(full))
+    print(to_markdown(full))
 
 
 def _parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.make_parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--nets", nargs="+", choices=sorted(TURNS))
     parser.add_argument("--quick", action="store_true", help="few sizes, nets and repeats")
@@ -244,14 +204,13 @@ def _parse_arguments():
     parser.add_argument("--repeats", type=int, help="of every measurement")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--holding-seeds", type=int, help="trainings for that part")
-    parser.add_argument("--output", type=pathlib.Path, default=HERE / "results")
     args = parser.parse_args()
     args.nets = args.nets or (QUICK_NETS if args.quick else list(TURNS))
     args.sizes = SIZES[:1] if args.quick else SIZES
     args.repeats = args.repeats or (3 if args.quick else None)
     args.holding_seeds = args.holding_seeds or (1 if args.quick else HOLDING_SEEDS)
-    # The command line as it goes into the results: without the folder for them.
-    args.words = [w for w in sys.argv[1:] if w not in ("--output", str(args.output))]
+    parts = ["all"] if set(args.part) == set(PARTS) else args.part
+    args.run = args.run or common.name_run(parts, args.quick)
     return args
 
 

@@ -1,6 +1,6 @@
 """Whether the figures of speed.py reach what they are meant to."""
 
-from speed_report import COMPONENTS, SIZES, STARTUP_NET, copies, find
+from benchmarks.speed_records import COMPONENTS, SIZES, STARTUP_NET, copies, find
 
 
 def prior_bars(records):

@@ -1,12 +1,9 @@
-"""Tables of speed.py."""
+"""Tables of speed.py, each in a section that the documentation can include."""
 
 import statistics
 
-from tabulate import tabulate
-
-SIZES = (640_000, 10_000_000, 100_000_000)
-COMPONENTS = (16, 64)
-STARTUP_NET = "resnet-50"
+from benchmarks import common, speed_bars
+from benchmarks.speed_records import COMPONENTS, STARTUP_NET, copies, find
 
 
 def prior_table(records):
@@ -58,20 +55,8 @@ def _memory_cells(record):
     return f"{record['memory'] / 2**20:,.0f} MiB", f"{copies(record):.1f}"
 
 
-def copies(record):
-    """Of the weights in float32, as much as a cell took beyond them."""
-    return record["memory"] / (4 * record["weights"])
-
-
 def _times(baseline, seconds):
     return f"{baseline / seconds:.1f}x" if baseline else ""
-
-
-def find(records, size, num_components, method="ours"):
-    """The record of a cell; empty where it was not measured."""
-    wanted = size, num_components, method
-    found = (r for r in records if (r["weights"], r["components"], r["method"]) == wanted)
-    return next(found, {})
 
 
 def components_table(records):
@@ -91,26 +76,6 @@ def components_table(records):
 
 
 # Gradients held from one evaluation of the prior to the next.
-
-
-def summarise_holding(record):
-    """A record with its steps' errors as medians and tenth-largest, by steps since."""
-    if "reason" in record:
-        return record
-    by_age = {}
-    for step in record["errors"]:
-        by_age.setdefault(step["steps since"], []).append(step)
-    errors = [
-        {
-            "steps since": age,
-            "steps": len(steps),
-            "weights": statistics.median(step["weights"] for step in steps),
-            "weights, 90 %": statistics.quantiles((s["weights"] for s in steps), n=10)[-1],
-            "mixture": statistics.median(step["mixture"] for step in steps),
-        }
-        for age, steps in sorted(by_age.items())
-    ]
-    return record | {"errors": errors}
 
 
 def holding_table(records):
@@ -160,29 +125,23 @@ def _mean_and_spread(values, form, unit=""):
     return f"{statistics.mean(values):{form}}{spread}{unit}"
 
 
-def step_table(records):
-    """Headers and rows, one for each way to train."""
-    headers = ["network", "", "plain fit", "step", "ratio", "95 %", "more an epoch"]
-    rows = []
-    for record in records:
-        for title, cell, key in _ways(record):
-            row = [record["net"], title]
-            if "reason" in cell or "reason" in cell[key]:
-                reason = cell.get("reason") or cell[key]["reason"]
-                rows.append([*row, reason])
-                continue
-            plain, own = cell["plain"], cell[key]
-            rows.append(
-                [
-                    *row,
-                    f"{1e3 * plain['spread']:,.2f} ms",
-                    f"{1e3 * own['spread']:,.2f} ms",
-                    f"**{own['ratio']:.2f}**",
-                    _interval_cell(own),
-                    f"{own['epoch'] - plain['epoch']:+.2f} s",
-                ]
-            )
-    return headers, rows
+def step_table(record):
+    """Headers and rows of one network, a row for each way to train."""
+    headers = [record["net"], "plain fit", "step", "ratio", "95 %", "more an epoch"]
+    return headers, [[title, *_step_cells(cell, key)] for title, cell, key in _ways(record)]
+
+
+def _step_cells(cell, key):
+    if "reason" in cell or "reason" in cell[key]:
+        return [cell.get("reason") or cell[key]["reason"]]
+    plain, own = cell["plain"], cell[key]
+    return [
+        f"{1e3 * plain['spread']:,.2f} ms",
+        f"{1e3 * own['spread']:,.2f} ms",
+        f"**{own['ratio']:.2f}**",
+        _interval_cell(own),
+        f"{own['epoch'] - plain['epoch']:+.2f} s",
+    ]
 
 
 def _interval_cell(own):
@@ -216,6 +175,46 @@ def startup_table(record):
     return ["", "seconds"], [[name, f"{value:.1f}"] for name, value in seconds.items()]
 
 
+# The whole text.
+
+
+def to_markdown(record):
+    """Command, environment, and for each part its tables and the bars that judge them.
+
+    The bars are those of today's speed_bars.py, whatever the run printed at its time.
+    """
+    blocks = [common.to_section("run", common.to_header(record))]
+    for part, write in PARTS.items():
+        if part in record:
+            blocks += [f"### {TITLES[part]}", *write(part, record[part])]
+    return common.join(*blocks)
+
+
+def _one_section(part, result):
+    tables = [common.to_table(*table(result)) for table in TABLES[part]]
+    yield common.to_section(part, "\n\n".join([*tables, *_bars({part: result})]))
+
+
+def _section_a_net(part, records):
+    for record in records:
+        tables = [common.to_table(*step_table(record)), *_bars({part: [record]})]
+        yield common.to_section(record["net"], "\n\n".join(tables))
+
+
+def _bars(results):
+    """The table of bars, in a list; empty where there are none."""
+    rows = [
+        [
+            bar["bar"],
+            bar["limit"],
+            "" if bar["measured"] is None else f"{bar['measured']:.2f}",
+            bar["verdict"],
+        ]
+        for bar in speed_bars.judge(results)
+    ]
+    return [common.to_table(["bar", "limit", "measured", ""], rows)] if rows else []
+
+
 TITLES = {
     "prior": "The prior alone: loss and all gradients",
     "components": "The prior with many components and with few, in turns",
@@ -227,34 +226,13 @@ TABLES = {
     "prior": [prior_table],
     "components": [components_table],
     "holding": [holding_table, outcome_table],
-    "step": [step_table],
     "startup": [startup_table],
 }
-
-
-def to_markdown(command, environment, results, bars):
-    """The text that goes into docs/performance.md."""
-    versions = ", ".join(f"{name} {value}" for name, value in environment.items())
-    lines = [f"`{' '.join(command)}`", "", versions, ""]
-    for part, result in results.items():
-        lines += [f"### {TITLES[part]}", ""]
-        for table in TABLES[part]:
-            lines += [_table(*table(result)), ""]
-    if not bars:
-        return "\n".join(lines)
-    rows = [
-        [
-            bar["bar"],
-            bar["limit"],
-            "" if bar["measured"] is None else f"{bar['measured']:.2f}",
-            bar["verdict"],
-        ]
-        for bar in bars
-    ]
-    lines += ["### Bars", "", _table(["", "limit", "measured", ""], rows), ""]
-    return "\n".join(lines)
-
-
-def _table(headers, rows):
-    padded = [row + [""] * (len(headers) - len(row)) for row in rows]
-    return tabulate(padded, headers, tablefmt="github", disable_numparse=True)
+# In their order; a network has a section of its own, since runs took different ones.
+PARTS = {
+    "prior": _one_section,
+    "components": _one_section,
+    "holding": _one_section,
+    "step": _section_a_net,
+    "startup": _one_section,
+}

@@ -1,6 +1,6 @@
 """Draws error against size from the result files of compression.py.
 
-python benchmarks/tradeoff.py benchmarks/results/lenet-300-100*.json \
+python -m benchmarks.tradeoff benchmarks/results/compression/lenet-300-100*.json \
         --output docs/images/tradeoff.png
 """
 

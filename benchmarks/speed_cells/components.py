@@ -1,22 +1,19 @@
 """The prior with many components against few, in turns, for speed.py: prints JSON.
 
-    python benchmarks/speed_cells/components.py WEIGHTS ROUNDS SEED FEW MANY
+    python -m benchmarks.speed_cells.components WEIGHTS ROUNDS SEED FEW MANY
 
 Weights and mixtures are those of prior.py, which measures each by itself.
 """
 
 import json
-import os
 import statistics
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import nets
 import numpy as np
-import prior
 import tensorflow as tf
+
+from benchmarks.speed_cells import nets, prior
 
 # A turn calls as often as takes about this long, once at least.
 TURN_SECONDS = 0.05

@@ -1,6 +1,6 @@
 """What holding the prior's gradients between evaluations does, for speed.py: prints JSON.
 
-    python benchmarks/speed_cells/holding.py SEED WATCH
+    python -m benchmarks.speed_cells.holding SEED WATCH
 
 The digits, network and settings of examples/quickstart.py. One dense network goes through
 the training with everything evaluated at every step, through that with the default period,
@@ -9,17 +9,14 @@ and, if WATCH is 1, through that once more: what a step takes for the gradients 
 """
 
 import json
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import quickstart
-from prior import oracle
 
 import tfmot_sws as sws
+from benchmarks.speed_cells.prior import oracle
+from examples import quickstart
 from tfmot_sws.prior.density import MixtureTensors
 
 ORACLE_SLICE = 20_000

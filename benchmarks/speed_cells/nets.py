@@ -34,14 +34,14 @@ class Net:
 
 def lenet_300_100(keras):
     """The example's."""
-    import lenet_mnist
+    from examples import lenet_mnist
 
     return lenet_mnist.lenet_300_100(keras)
 
 
 def lenet_5_caffe(keras):
     """The example's."""
-    import lenet_mnist
+    from examples import lenet_mnist
 
     return lenet_mnist.lenet_5_caffe(keras)
 

@@ -1,6 +1,6 @@
 """One evaluation of the prior for speed.py, in a process of its own: prints JSON.
 
-    python benchmarks/speed_cells/prior.py METHOD WEIGHTS COMPONENTS REPEATS SEED
+    python -m benchmarks.speed_cells.prior METHOD WEIGHTS COMPONENTS REPEATS SEED
 
 Timed are the loss and all its gradients. The weights are `DISTINCT` different ones,
 repeated, so that a float64 oracle of any size takes a few seconds; they come in tensors
@@ -9,14 +9,11 @@ of the size of the largest kernel of a ResNet-50.
 
 import functools
 import json
-import os
 import re
 import statistics
 import sys
 import time
 from unittest import mock
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf

@@ -1,21 +1,18 @@
 """Training steps under soft weight-sharing for speed.py, on Keras 3: prints JSON.
 
-    python benchmarks/speed_cells/step.py NET JIT ROUNDS STEPS SEED
+    python -m benchmarks.speed_cells.step NET JIT ROUNDS STEPS SEED
 
 The wrapped model and the plain one take turns; the wrapped one is stripped at the end.
 """
 
 import json
-import os
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import keras
-import nets
 
 import tfmot_sws as sws
+from benchmarks.speed_cells import nets
 from tfmot_sws.training import schedules
 
 

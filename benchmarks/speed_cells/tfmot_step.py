@@ -1,6 +1,6 @@
 """Training steps under tfmot for speed.py, on tf_keras: prints JSON.
 
-    python benchmarks/speed_cells/tfmot_step.py NET ROUNDS STEPS SEED
+    python -m benchmarks.speed_cells.tfmot_step NET ROUNDS STEPS SEED
 
 A process of its own, since tfmot changes what tf.keras is. Pruning goes to 90 % along a
 polynomial; clustering has 16 centroids, which start evenly spaced: how they start makes
@@ -16,13 +16,13 @@ import os
 import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import nets
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-NUM_CLUSTERS = 16
+from benchmarks.speed_cells import nets
+from examples import tfmot_steps as steps
+
 SPARSITIES = 0.5, 0.9
 
 
@@ -30,36 +30,35 @@ def prune(model):
     """The model under magnitude pruning, and the callbacks that this needs."""
     schedule = tfmot.sparsity.keras.PolynomialDecay(*SPARSITIES, 0, nets.TRAINING_STEPS)
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
-    return tfmot.sparsity.keras.prune_low_magnitude(model, schedule), callbacks
+    return steps.wrap_for_pruning(model, schedule), callbacks
 
 
 def cluster_whole(model):
     """The model under clustering, in one call; BatchNorm runs as in inference."""
-    return wrap_for_clustering(model), []
+    return steps.wrap_for_clustering(model, preserve_sparsity=False, start="LINEAR"), []
 
 
 def cluster(model):
     """The model under clustering, but for BatchNorm, which trains as in `fit`."""
-
-    def wrap(layer):
-        if isinstance(layer, tf_keras.layers.BatchNormalization):
-            return type(layer).from_config(layer.get_config())
-        return wrap_for_clustering(layer)
-
     if not has_batch_norm(model):
         return cluster_whole(model)
-    return tf_keras.models.clone_model(model, clone_function=wrap), []
-
-
-def wrap_for_clustering(model_or_layer):
-    """A layer, or all layers of a model, in tfmot's wrapper."""
-    start = tfmot.clustering.keras.CentroidInitialization.LINEAR
-    return tfmot.clustering.keras.cluster_weights(model_or_layer, NUM_CLUSTERS, start)
+    clustered = steps.wrap_for_clustering(
+        model,
+        preserve_sparsity=False,
+        start="LINEAR",
+        wanted=lambda layer: not is_batch_norm(layer),
+    )
+    return clustered, []
 
 
 def has_batch_norm(model):
     """Whether the two ways to cluster differ."""
-    return any(isinstance(layer, tf_keras.layers.BatchNormalization) for layer in model.layers)
+    return any(map(is_batch_norm, model.layers))
+
+
+def is_batch_norm(layer):
+    """Whether the layer normalises batches."""
+    return isinstance(layer, tf_keras.layers.BatchNormalization)
 
 
 def plain(model):

@@ -1,0 +1,1 @@
+"""What benchmarks.speed measures, one process for each measurement."""
