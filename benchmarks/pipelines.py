@@ -286,6 +286,7 @@ def main():
     """Runs the networks, prints the tables and saves them."""
     args = _parse_arguments()
     record = common.start_record("pipelines", args)
+    steps.silence_remarks()
     splits = lenet.load_mnist(args.data)
     record["nets"] = {net: run_net(net, splits, args) for net in args.nets}
     text = to_markdown(record)

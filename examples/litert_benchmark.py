@@ -162,6 +162,7 @@ def main():
     if (arguments.model is None) != (arguments.data is None):
         parser.error("--model and --data go together")
     keras.utils.set_random_seed(SEED)
+    tfmot_steps.silence_remarks()
     console = Console()
     files = {}
     with console.status("Training and converting"):

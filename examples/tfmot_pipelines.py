@@ -29,7 +29,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 import tfmot_steps as steps
@@ -42,10 +41,6 @@ from sklearn.model_selection import train_test_split
 
 import tfmot_sws as sws
 
-# tfmot trains copies of the kernels, and tf_keras remarks at every start that the kernels
-# themselves have no gradient; the converter, that ranges come from the training.
-tf.get_logger().setLevel("ERROR")
-warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
 # Keras says of every layer without weights that `quantize` leaves it as it is.
 warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
 
@@ -198,6 +193,7 @@ def main():
     x_train, x_test, y_train, y_test = load_data()
     data, test = (x_train, y_train), (x_test, y_test)
     console = Console()
+    steps.silence_remarks()
 
     tf_keras.utils.set_random_seed(SEED)
     dense = train(build_model(tf_keras), data, pretrain_epochs, 1e-3)

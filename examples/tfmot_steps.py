@@ -6,6 +6,7 @@ A step wraps the layers of the model that it is given (pass a copy to keep that)
 
 import contextlib
 import io
+import warnings
 
 import keras
 import numpy as np
@@ -19,6 +20,16 @@ from tensorflow_model_optimization.python.core.clustering.keras.experimental imp
 from tfmot_sws.litert.report import tflite_report
 
 NUM_CLUSTERS = 16
+
+
+def silence_remarks():
+    """Keeps what says nothing here from the terminal, for the rest of the process.
+
+    tfmot trains copies of the kernels, and tf_keras remarks at every start that the kernels
+    themselves have no gradient; the converter, that ranges come from the training.
+    """
+    tf.get_logger().setLevel("ERROR")
+    warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
 
 
 def fit(model, data, epochs, rate, *, batch_size, callbacks=(), seed=None):
