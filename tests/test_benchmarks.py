@@ -1,0 +1,32 @@
+"""The stored tables of the benchmarks are those of the stored records."""
+
+import pytest
+
+pytest.importorskip("tabulate")
+
+from benchmarks import common, render
+
+RECORDS = sorted(common.RESULTS.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_tables_are_those_of_the_records(path):
+    assert render.render(path) == path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_readme_lists_every_module_and_script_with_results():
+    text = (common.ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (common.ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+    folders = {f"{path.parent.name}/" for path in RECORDS}
+    assert not [name for name in modules | folders if f"`{name}" not in text]
+
+
+def test_command_keeps_no_folder(monkeypatch, tmp_path):
+    words = ["--data", str(tmp_path / "mnist.npz"), f"--output={tmp_path}", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", ["speed.py", *words])
+    args = common.make_parser("").parse_args(["--output", str(tmp_path)])
+    record = common.start_record("speed", args)
+    assert record["command"] == (
+        f"python -m benchmarks.speed --data mnist.npz --output={tmp_path.name} --seed 1"
+    )
+    assert record["arguments"] == {"run": None, "output": tmp_path.name}
