@@ -1,4 +1,4 @@
-"""The coders alone: pinned bytes, exact round trips, sizes close to the entropy."""
+"""Tests the coders: pinned bytes, exact round trips, sizes close to the entropy."""
 
 import lzma
 import math
@@ -45,7 +45,7 @@ def assert_same_bits(first, second):
 
 
 def synthetic(shape, zeros, num_values, *, structured, seed=0):
-    """A tensor with this share of zeros, and `num_values` values of unequal frequency."""
+    """Makes a tensor with this fraction of zeros and `num_values` values, some rarer."""
     generator = np.random.default_rng(seed)
     density = np.full(matrix_shape(shape), 1 - zeros)
     if structured:
@@ -58,7 +58,7 @@ def synthetic(shape, zeros, num_values, *, structured, seed=0):
 
 
 def entropy_bytes(array):
-    """Order-0 entropy of all entries, by definition."""
+    """Computes the order-0 entropy of all entries by its definition."""
     counts = np.unique(array, return_counts=True)[1].tolist()
     return sum(n * math.log2(array.size / n) for n in counts) / 8
 
@@ -287,7 +287,7 @@ def test_float16_rest_is_float16_only_where_it_says_so():
 
 @pytest.fixture
 def fast_coder(monkeypatch):
-    """Leaves only small tensors to the slow coder."""
+    """Lowers the limit of the slow adaptive coder, so that these tests are fast."""
     monkeypatch.setattr(indices, "_MAX_STEPS", 1 << 14)
 
 

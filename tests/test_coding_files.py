@@ -1,6 +1,6 @@
-"""Compressed files: exact round trips, sizes that sum, and readers that trust nothing.
+"""Tests compressed files: exact round trips, sizes that sum, damaged and hostile files.
 
-The fuzz tests try a few hundred damaged files. For a long run, about ten minutes:
+The fuzz tests try a few hundred damaged files. A long run takes about ten minutes:
 
     TFMOT_SWS_MUTANTS=10000 python -m pytest tests/test_coding_files.py -k mutant
 """
@@ -48,7 +48,7 @@ def bits_of(model):
 
 @pytest.fixture
 def small(rng):
-    """A model of every storage: clustered, plain, integer."""
+    """Makes a model with variables of every storage: clustered, plain, integer."""
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
@@ -72,7 +72,7 @@ def file(small, tmp_path):
 
 
 def with_architecture(file, change):
-    """The file with another architecture, and all checksums right."""
+    """Replaces the architecture in a file, with correct checksums."""
     parts = parse_sections(file.read_bytes())
     text = change(decode_text(parts[Section.ARCHITECTURE]).decode())
     parts[Section.ARCHITECTURE] = encode_text(text.encode())
@@ -435,7 +435,7 @@ def test_own_class_needs_registration_or_custom_objects(tmp_path):
 
 
 def mutate(data, generator):
-    """A few random changes: flips, new bytes, cuts, repeats, swaps."""
+    """Makes a few random changes: flips, new bytes, cuts, repeats, swaps."""
     data = bytearray(data)
     for _ in range(generator.integers(1, 4)):
         start = int(generator.integers(0, len(data) + 1))
@@ -455,7 +455,7 @@ def mutate(data, generator):
 
 
 def mutate_text(text, generator):
-    """A random change to a number, a word, or the bytes of an architecture."""
+    """Changes a random number or word of an architecture."""
     tokens = list(re.finditer(rb"\d+|\w+|null", text))
     token = tokens[generator.integers(len(tokens))]
     other = tokens[generator.integers(len(tokens))][0]
@@ -465,7 +465,7 @@ def mutate_text(text, generator):
 
 
 def assert_bounded(load):
-    """Ends in the one error or not, within time and memory; the model where there is one."""
+    """Loads within time and memory limits; returns the model, or `None` if it is rejected."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     try:
         return load()

@@ -1,4 +1,4 @@
-"""A second reader of `.sws` files, written from docs/format.md alone, has to agree."""
+"""Compares the package with a second reader of `.sws` files, written from docs/format.md."""
 
 import math
 import zlib
@@ -43,7 +43,7 @@ class Bytes:
 
 
 def read_file(data):
-    """The text of the architecture, and all arrays."""
+    """Returns the text of the architecture and all arrays."""
     file = Bytes(data)
     assert file.take(4) == b"SWS\x01"
     present, sections = file.take(1)[0], {}
@@ -243,7 +243,7 @@ class Adaptive:
 
 
 class Found:
-    """What is known of a matrix so far."""
+    """The entries of a matrix that are decoded so far, and their contexts."""
 
     def __init__(self, rows, columns, stride):
         self.symbols, self.stride = np.zeros((rows, columns), int), stride

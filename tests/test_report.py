@@ -1,4 +1,4 @@
-"""Sizes against slow, independent counts; totals that sum; what is turned down."""
+"""Tests sizes against slow, independent counts, totals, and rejected models."""
 
 import dataclasses
 import heapq
@@ -25,11 +25,11 @@ SPARSE = hnp.arrays(
 )
 
 
-# Huffman, by writing the code words down.
+# Huffman codes, tested against code words that are written down.
 
 
 def code_words(counts):
-    """Prefix code of the symbols that occur, by merging labelled trees."""
+    """Builds the prefix code of the symbols that occur, by merging labelled trees."""
     trees = [(n, i, {i: ""}) for i, n in enumerate(counts) if n > 0]
     if len(trees) == 1:
         return {trees[0][1]: "0"}
@@ -60,11 +60,11 @@ def test_huffman_of_few_symbols(counts, bits):
     assert huffman_bits(counts) == bits
 
 
-# Deep Compression's format, by writing it down.
+# Deep Compression's format, tested against symbols that are written down.
 
 
 def written_symbols(flat, index_bits):
-    """Gaps and values in the order of the file; a filler's value is None."""
+    """Returns gaps and values in the order of the file; the value of a filler is `None`."""
     gaps, values, gap = [], [], 0
     for value in flat:
         if value == 0 and gap < 2**index_bits - 1:
@@ -105,7 +105,8 @@ def test_han_bits_with_one_far_entry(gap):
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_han_bits_of_a_constant(value):
     array = np.full(100, value, np.float32)
-    # Without zeros: one gap symbol and one value, a bit each time, 8 bits a table entry.
+    # Without zeros each entry takes one bit for its gap and one for its value; the two table
+    # entries take 8 bits each.
     expected = 32 if value == 0 else 32 + 2 * (100 + 8)
     assert han_bits(ClusteredTensor.from_array(array)) == slow_han_bits(array) == expected
 
@@ -119,7 +120,7 @@ def test_han_bits_of_nothing():
 
 @pytest.fixture
 def model(rng):
-    """A clustered kernel, one that is not, and a bias of zeros."""
+    """Makes a model of a clustered kernel, a dense kernel, and a bias of zeros."""
     keras.utils.set_random_seed(2)
     layers = [
         keras.Input((8,)),
@@ -140,7 +141,7 @@ def test_clustered_kernel(model):
     assert (record.shape, record.size, record.distinct) == ((8, 16), 8 * 16, 3)
     assert record.zeros == 8 * 8
     assert record.dense_bytes == 8 * 16 * 4
-    # Shares 1/2, 1/4, 1/4 have an entropy of 1.5 bits.
+    # Frequencies of 1/2, 1/4, 1/4 have an entropy of 1.5 bits.
     assert record.entropy_bits == pytest.approx(1.5)
     assert record.entropy_bytes == pytest.approx(8 * 16 * 1.5 / 8 + 3 * 4)
     assert record.han_bytes == slow_han_bits(np.asarray(model.layers[0].kernel)) / 8

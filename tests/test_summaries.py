@@ -1,4 +1,4 @@
-"""TensorBoard summaries: what a reader of the event file finds."""
+"""Tests that a reader of the event file finds the TensorBoard summaries."""
 
 import sys
 
@@ -24,7 +24,7 @@ def fit(callbacks, epochs=2, **arguments):
 
 
 def read(folder):
-    """By tag, the steps and values of an event file."""
+    """Returns the steps and values of an event file by tag."""
     events = EventAccumulator(str(folder)).Reload()
     return {
         tag: [(e.step, tensor_util.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]

@@ -1,4 +1,4 @@
-"""What the pictures show: the data of their artists, not only that they are drawn."""
+"""Tests the data that the artists of each picture show, not only that it is drawn."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ def agg():
 
 @pytest.fixture(scope="module")
 def trained():
-    """The weights before, the wrapped model after, and the history."""
+    """Returns the weights before, the wrapped model after, and the history."""
     keras.utils.set_random_seed(3)
     shared = sws.apply_soft_weight_sharing(
         sequential(), num_components=4, complexity_weight=0.01
@@ -121,7 +121,7 @@ def test_movement_shows_all_weights_as_a_density(trained):
 
 
 def bands(ax, colour):
-    """Lower and upper ends of the bands of a colour, shape (K, 2)."""
+    """Returns lower and upper ends of the bands of a colour, shape (K, 2)."""
     collections = [c for c in ax.collections if type(c) is PolyCollection]
     chosen = [
         c for c in collections if matplotlib.colors.to_hex(c.get_facecolor()) == colour.lower()

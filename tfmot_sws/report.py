@@ -1,4 +1,4 @@
-"""What a stripped model weighs, counted in records that sum; rendering is apart."""
+"""Counts zeros, values and bytes of a stripped model, in records that sum."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from tfmot_sws.coding.model_file import check_stripped
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import view_of
-from tfmot_sws.models.wrapped import is_wrapped
 
-# What a narrow terminal goes without, the first one first.
+# Columns that a narrow terminal omits, in this order.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
 _FLOAT_BITS = 32
 _MAX_INDEX_BITS = 12
@@ -29,22 +29,22 @@ _MAX_INDEX_BITS = 12
 
 @dataclasses.dataclass(frozen=True)
 class TensorReport:
-    """One variable of the model.
+    """Zeros, values and bytes of one variable of the model.
 
     Args:
         path: its path in the model.
         shape: its shape.
-        clustered: whether it is stored as codebook and indices.
-        zeros: entries that are exactly zero.
+        clustered: whether it has at most 256 distinct values, and so a codebook.
+        zeros: number of entries that are exactly zero.
         distinct: number of distinct values.
-        entropy_bits: order-0 entropy of the indices in bits per weight; 32 where the
+        entropy_bits: order-0 entropy of the indices in bits per weight; 32 if the
             tensor is not clustered.
         dense_bytes: size as float32 (or its own integer type).
         entropy_bytes: indices at their entropy, plus the float32 codebook.
         han_bytes: size as Deep Compression counts; see `han_bits`.
         gzip_bytes: size of the dense values under gzip, level 9.
-        coded_bytes: its share of the file that `save_compressed` writes: indices, or
-            values where it has no codebook.
+        coded_bytes: bytes of its indices, or of its values if it has no codebook, in the
+            file that `save_compressed` writes.
     """
 
     path: str
@@ -70,9 +70,9 @@ class CompressionReport:
     """The records of all variables, and their totals.
 
     Args:
-        tensors: one record a variable, in the model's order.
-        coded: what the file that `save_compressed` writes consists of. Where the
-            architecture cannot be stored, it is that of `weights_only=True`.
+        tensors: one record per variable, in the model's order.
+        coded: sizes of the parts of the file that `save_compressed` writes. If the
+            architecture cannot be stored, they are those with `weights_only=True`.
     """
 
     tensors: tuple[TensorReport, ...]
@@ -80,17 +80,17 @@ class CompressionReport:
 
     @property
     def num_weights(self) -> int:
-        """Entries of all variables."""
+        """Number of entries of all variables."""
         return sum(t.size for t in self.tensors)
 
     @property
     def num_zeros(self) -> int:
-        """Entries that are exactly zero."""
+        """Number of entries that are exactly zero."""
         return sum(t.zeros for t in self.tensors)
 
     @property
     def zero_share(self) -> float:
-        """Share of zeros among the clustered tensors' entries, 0 to 1."""
+        """Fraction of zeros among the entries of the clustered tensors, 0 to 1."""
         clustered = [t for t in self.tensors if t.clustered]
         return sum(t.zeros for t in clustered) / max(sum(t.size for t in clustered), 1)
 
@@ -111,7 +111,7 @@ class CompressionReport:
 
     @property
     def gzip_bytes(self) -> int:
-        """Size of all variables under gzip, each by itself."""
+        """Size of all variables under gzip, each compressed on its own."""
         return sum(t.gzip_bytes for t in self.tensors)
 
     @property
@@ -121,16 +121,16 @@ class CompressionReport:
 
     @property
     def coded_ratio(self) -> float:
-        """Dense size over the size of the file that `save_compressed` writes."""
+        """Dense size divided by the size of the file that `save_compressed` writes."""
         return self.dense_bytes / max(self.coded_bytes, 1)
 
     @property
     def compression_ratio(self) -> float:
-        """Dense size over the size as Deep Compression counts it."""
+        """Dense size divided by the size as Deep Compression counts it."""
         return self.dense_bytes / max(self.han_bytes, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
-        """Totals and records as plain values, ready for JSON."""
+        """Returns totals and records as plain values, ready for JSON."""
         names = (
             "num_weights",
             "num_zeros",
@@ -150,16 +150,16 @@ class CompressionReport:
         }
 
     def print(self, console: Console | None = None) -> None:
-        """Shows the report as a table on the terminal."""
+        """Prints the report as a table."""
         console = console or Console()
         console.print(self.table(console.width))
 
     def table(self, width: int | None = None) -> Table:
-        """The report as a rich table.
+        """Returns the report as a rich table.
 
         Args:
-            width: of the terminal in columns; what does not fit is left out, the least
-                useful first. `None`: everything is shown.
+            width: width of the terminal in characters. Columns that do not fit are
+                omitted, the least useful first. `None`: show all columns.
         """
         table = _table(self, ())
         for count in range(1, len(_DROPPED_WHEN_NARROW) + 1):
@@ -178,8 +178,8 @@ class CompressionReport:
 def compression_report(model: keras.Model) -> CompressionReport:
     """Counts zeros, values and bytes of every variable of a stripped model.
 
-    All variables count, also those that are not shared: biases, normalisation, state. A
-    variable that is not clustered counts at its full size.
+    Counts all variables, also those that are not shared: biases, normalisation, state. A
+    variable that is not clustered counts with its full size.
 
     Args:
         model: a plain built model, such as `strip_soft_weight_sharing` returns.
@@ -188,7 +188,7 @@ def compression_report(model: keras.Model) -> CompressionReport:
         The records; print them with `print()`, read them with `to_dict()`.
 
     Raises:
-        TypeError: the model is still wrapped.
+        TypeError: the model is still wrapped, or is not a Keras model.
         ValueError: it is not built.
 
     Example:
@@ -196,16 +196,7 @@ def compression_report(model: keras.Model) -> CompressionReport:
         >>> compression_report(model).dense_bytes == 4 * (8 * 4 + 4)
         True
     """
-    if is_wrapped(model):
-        raise TypeError(
-            "compression_report counts a stripped model; received a wrapped one. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Model '{model.name}' is not built, so it has no weights. Call it once on a "
-            "batch of data."
-        )
+    check_stripped(model)
     coded, view = _coded(model), view_of(model)
     sizes = zip(view.variables, coded.variables, strict=True)
     coded_bytes = {id(variable): size for variable, (_, size) in sizes}
@@ -217,7 +208,7 @@ def _coded(model: keras.Model) -> CodedSizes:
     try:
         return coded_sizes(model)
     except ValueError:
-        # An architecture that cannot be stored is no reason not to count the weights.
+        # The architecture cannot be stored, but the weights can still be counted.
         return coded_sizes(model, weights_only=True)
 
 
@@ -256,12 +247,12 @@ def _tensor_report(variable: keras.Variable, coded_bytes: int) -> TensorReport:
 
 
 def han_bits(tensor: ClusteredTensor) -> int:
-    """Size in bits as Deep Compression stores a tensor.
+    """Returns the size in bits of a tensor in the format of Deep Compression.
 
-    Each non-zero entry is a gap (zeros since the last one, below 2^b, a filler zero
-    standing in for longer gaps) and a codebook index. Both are Huffman coded; codebook
-    (32 bits a value) and code lengths (8 bits a symbol) are counted. b is what gives the
-    smallest size.
+    Each non-zero entry is stored as a gap, the number of zeros since the last one, and a
+    codebook index. Gaps are below 2^b; a stored zero splits a longer gap. Gaps and indices
+    are Huffman coded. The size includes the codebook (32 bits per value) and the code
+    lengths (8 bits per symbol). b is chosen to give the smallest size.
 
     References:
         Han, Mao, Dally, "Deep Compression", ICLR 2016, sections 2 to 4.
@@ -277,7 +268,7 @@ def han_bits(tensor: ClusteredTensor) -> int:
 
 
 def _bits_with_gaps(gaps: NDArray[np.intp], counts: NDArray[np.intp], index_bits: int) -> int:
-    """Huffman-coded gaps and values, with the tables, for one width of the gaps."""
+    """Returns the size of gaps, values and Huffman tables for gaps below 2^index_bits."""
     span = 1 << index_bits
     fillers = int((gaps // span).sum())
     gap_counts = np.bincount(gaps % span, minlength=span)
@@ -288,9 +279,9 @@ def _bits_with_gaps(gaps: NDArray[np.intp], counts: NDArray[np.intp], index_bits
 
 
 def huffman_bits(counts: ArrayLike) -> int:
-    """Total length in bits of a message with these symbol counts, Huffman coded.
+    """Returns the length in bits of a Huffman-coded message with these symbol counts.
 
-    A message of one distinct symbol takes one bit a symbol.
+    A message with one distinct symbol takes one bit per symbol.
 
     Example:
         >>> huffman_bits([4, 2, 1, 1])
@@ -301,7 +292,7 @@ def huffman_bits(counts: ArrayLike) -> int:
         return heap[0]
     heapq.heapify(heap)
     total = 0
-    # Every merge puts one more bit in front of all symbols below it.
+    # Every merge of two trees adds one bit to each symbol in them.
     for _ in itertools.repeat(None, len(heap) - 1):
         merged = heapq.heappop(heap) + heapq.heappop(heap)
         total += merged
@@ -310,7 +301,7 @@ def huffman_bits(counts: ArrayLike) -> int:
 
 
 def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
-    """The table without the columns that are dropped."""
+    """Makes the table without the dropped columns."""
     parts = ", ".join(f"{name} {size:,}" for name, size in report.coded.parts.items())
     table = Table(
         title="Compression report",

@@ -27,7 +27,7 @@ from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader
 from tfmot_sws.coding.text import decode_text, encode_text
 from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import finalize
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.models.wrapped import wrapped_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ def encode_model(
     model: keras.Model, *, weights_only: bool = False, float16_rest: bool = False
 ) -> EncodedModel:
     """Encodes a model; the arguments are those of `save_compressed`."""
-    _check_model(model)
+    check_stripped(model)
     architecture = b"" if weights_only else encode_text(describe(model))
     arrays = _Arrays(view_of(model).variables)
     return EncodedModel(architecture, encode_tensors(arrays, float16_rest=float16_rest))
@@ -184,14 +184,20 @@ class _Arrays(Sequence[NDArray[Any]]):
         return np.asarray(ops.convert_to_numpy(variable)).astype(variable.dtype, copy=False)
 
 
-def _check_model(model: Any) -> None:
-    if is_wrapped(model):
-        raise TypeError(
-            "A compressed file holds a stripped model; received a wrapped one. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
+def check_stripped(model: Any) -> None:
+    """Checks that this is a built Keras model without wrapper.
+
+    Raises:
+        TypeError: it is not a Keras model, or still wrapped.
+        ValueError: it is not built.
+    """
     if not isinstance(model, library_of(model).model):
         raise TypeError(f"Expected a Keras model; received {type(model).__name__}.")
+    if wrapped_parts(model):
+        raise TypeError(
+            f"Expected a stripped model; received a wrapped one, '{model.name}'. Call "
+            "strip_soft_weight_sharing(model) first."
+        )
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights. Call it once on a "

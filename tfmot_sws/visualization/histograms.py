@@ -89,8 +89,8 @@ def _rows(named: dict[str, dict[str, Array]], per_layer: bool) -> dict[str, dict
 
 def _edges(arrays: list[Array], bins: int) -> Array:
     """Returns edges of bins that are symmetric around zero and hold every weight."""
-    limit = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=0.0)
-    return np.linspace(-(limit or 1.0), limit or 1.0, bins + 1, dtype=np.float32)
+    limit = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=0.0) or 1.0
+    return np.linspace(-limit, limit, bins + 1, dtype=np.float32)
 
 
 def _draw(ax: Axes, series: dict[str, Array], edges: Array, scale: str) -> None:

@@ -11,11 +11,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.visualization.checks import check_integer, check_wrapped, require
 from tfmot_sws.visualization.counts import Movement, axis_limit
 from tfmot_sws.visualization.movement import MovementPanels
-from tfmot_sws.visualization.style import require_matplotlib
 from tfmot_sws.visualization.weights import Array, read_weights
 
 if TYPE_CHECKING:
@@ -66,11 +65,11 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         bins: int = 121,
     ) -> None:
         super().__init__()
-        require_matplotlib()
+        require("matplotlib")
         self.path = pathlib.Path(path)
-        _check_range("every", every, 1)
-        _check_range("max_frames", max_frames, 2)
-        _check_range("bins", bins, 1)
+        check_integer("every", every, 1)
+        check_integer("max_frames", max_frames, 2)
+        check_integer("bins", bins, 1)
         if not frames_per_second > 0:
             raise ValueError(
                 f"frames_per_second must be above 0; received {frames_per_second}."
@@ -87,11 +86,7 @@ class WeightMovementRecorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the pretrained weights and takes the first frame."""
-        if not is_wrapped(self.model):
-            raise ValueError(
-                "WeightMovementRecorder works on a model wrapped by "
-                f"apply_soft_weight_sharing; received {type(self.model).__name__}."
-            )
+        check_wrapped(self)
         self._before = self._read()
         limit = axis_limit(self._before)
         self._limits = (limit, _GROWTH * limit)
@@ -202,8 +197,3 @@ def _writer_class(path: pathlib.Path) -> Any:
             f"'{path}' needs ffmpeg, which was not found. Install ffmpeg, or write a .gif."
         )
     return writers[suffix]
-
-
-def _check_range(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer from {least}; received {value!r}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tfmot_sws.visualization.checks import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,17 +23,6 @@ ZERO, OTHERS = VERMILLION, BLUE
 DENSITY = "Greys"
 
 
-def require_matplotlib() -> None:
-    """Raises `ImportError`, with the package to install, if matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib, which is not installed. Install it with "
-            '`pip install "tfmot-sws[visualization]"`.'
-        ) from error
-
-
 def new_axes(width: float, height: float) -> Axes:
     """Makes axes in a new figure; sizes in inches."""
     return new_figure(width, height).add_subplot()
@@ -39,7 +30,7 @@ def new_axes(width: float, height: float) -> Axes:
 
 def new_figure(width: float, height: float) -> Figure:
     """Makes a figure that pyplot manages, so that `plt.show()` and notebooks show it."""
-    require_matplotlib()
+    require("matplotlib")
     import matplotlib.pyplot as plt
 
     return plt.figure(figsize=(width, height), layout="constrained")

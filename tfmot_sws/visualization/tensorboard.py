@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.visualization.checks import check_integer, check_wrapped, require
 
 
 class SoftWeightSharingSummaries(keras.callbacks.Callback):
@@ -37,20 +37,15 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         self, log_dir: str | os.PathLike[str], *, every: int = 1, buckets: int = 101
     ) -> None:
         super().__init__()
-        _require_tensorboard()
-        for name, value in (("every", every), ("buckets", buckets)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer from 1; received {value!r}.")
+        require("tensorboard")
+        check_integer("every", every, 1)
+        check_integer("buckets", buckets, 1)
         self.log_dir, self.every, self.buckets = os.fspath(log_dir), every, buckets
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the event file."""
-        if not is_wrapped(self.model):
-            raise ValueError(
-                "SoftWeightSharingSummaries works on a model wrapped by "
-                f"apply_soft_weight_sharing; received {type(self.model).__name__}."
-            )
+        check_wrapped(self)
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(self.log_dir)
@@ -104,13 +99,3 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._writer.add_event(Event(summary=summary, step=epoch, wall_time=time.time()))
-
-
-def _require_tensorboard() -> None:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Summaries need tensorboard, which is not installed. Install it with "
-            '`pip install "tfmot-sws[visualization]"`.'
-        ) from error
