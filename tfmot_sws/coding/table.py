@@ -42,7 +42,7 @@ class TensorEntry:
         dtype: its dtype, one of `DTYPES`.
         storage: `RAW`, `FLOAT16` (float32 values kept as float16), or indices of a
             codebook, coded `ADAPTIVE` or in `BULK`.
-        codebook: number of the codebook; 0 where there is none.
+        codebook: number of the codebook; 0 if there is none.
     """
 
     shape: tuple[int, ...]
