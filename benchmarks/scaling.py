@@ -33,7 +33,7 @@ def losses(prior: Any) -> list[Callable[[Any], Any]]:
     """What a step pays for: snapping, and at one step in a few the evaluation."""
     one = ops.ones(())
     return [
-        lambda weights: ops.sum(prior.snap([weights], one, dither=0.5 * one, step=one)[0]),
+        lambda weights: ops.sum(prior.snapped([weights], one, dither=0.5 * one, step=one)[0]),
         lambda weights: prior.complexity_loss([weights]),
     ]
 

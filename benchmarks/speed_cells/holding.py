@@ -30,13 +30,18 @@ class Watch(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.records, self.steps = [], 0
+        # The loss as it is held, and how many steps it has been held for.
+        self.held, self.age = None, 0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Copies what the step will be made at."""
         self.steps += 1
+        held = float(keras.ops.convert_to_numpy(self.model.groups[0].held.read()[0]))
+        self.held, self.age = held, (self.age + 1 if held == self.held else 0)
         if self.steps % WATCHED:
             return
-        prior, variables = self.model.priors[0], self.model.shared_variables[0]
+        group = self.model.groups[0]
+        prior, variables = group.prior, group.variables
         weights = [keras.ops.convert_to_numpy(v).reshape(-1) for v in variables]
         self.points = np.concatenate(weights)
         self.mixture = MixtureTensors(*map(keras.ops.convert_to_numpy, prior.tensors()))
@@ -47,12 +52,11 @@ class Watch(keras.callbacks.Callback):
         """Compares what the step has used."""
         if self.steps % WATCHED:
             return
-        held = self.model.held_gradients[0]
-        age = int(keras.ops.convert_to_numpy(held.age))
-        _, *gradients = map(keras.ops.convert_to_numpy, held.read())
+        held = self.model.groups[0].held.read()
+        _, *gradients = map(keras.ops.convert_to_numpy, held)
         if self.factor > 0.0:
             errors = self._errors(gradients)
-            self.records.append({"steps since": (age - 1) % held.period, **errors})
+            self.records.append({"steps since": self.age, **errors})
 
     def _errors(self, gradients):
         """As `prior.measure_errors`; the mixture's against the weights' contributions."""

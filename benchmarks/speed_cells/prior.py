@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
-from tfmot_sws.prior.held_loss import HeldGradients
+from tfmot_sws.prior.held_loss import HeldLoss
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
@@ -99,24 +99,25 @@ def make_training_step(tensors, mixture):
         ),
         np.arange(num_components),
     )
-    held = HeldGradients.of(prior, [tuple(tensor.shape) for tensor in tensors])
+    held = HeldLoss([tuple(tensor.shape) for tensor in tensors], num_components)
     variables = [variable.value for variable in prior.trainable_variables]
+    steps = prior.options.renewal_period
 
     @tf.function(autograph=False)
     def step(weights):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            loss = held.complexity_loss(prior, weights)
+            loss = held.complexity_loss(prior, weights, 1.0, prior.tensors())
         return loss, tape.gradient(loss, [*weights, *variables])
 
     def period():
         """The steps from one evaluation to the next."""
-        held.renew()
-        for _ in range(held.period):
+        held.renew(prior, tensors, 1.0)
+        for _ in range(steps):
             results = step(tensors)
         return results
 
-    return period, held.period
+    return period, steps
 
 
 def make_mixture(generator, num_components):
