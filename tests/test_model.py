@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from families import FAMILIES, GENTLE, sequential
 
 import tfmot_sws as sws
@@ -274,3 +275,21 @@ def test_saved_model_goes_on_with_its_optimizer(data, tmp_path):
         fit(model, data, epochs=4, initial_epoch=2, shuffle=False)
     for one, other in zip(_trained(loaded), _trained(shared), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_model_with_attributes_of_our_names_is_a_plain_model(library, tmp_path):
+    """Detectors have `priors`, and what is wrapped is told by its type."""
+    model = library.Sequential([library.layers.Dense(4, name="head")])
+    model.build((None, 6))
+    model.priors, model.groups, model.sharing = [1.0], [2.0], None
+    sws.compression_report(model)
+    sws.save_compressed(model, tmp_path / "plain.sws")
+    shared = sws.apply_soft_weight_sharing(model, **GENTLE)
+    x = np.zeros((8, 6), "float32")
+    shared.compile("sgd", "mse")
+    shared.fit(x, x[:, :4], epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    plain = sws.strip_soft_weight_sharing(shared)
+    assert type(plain) is library.Sequential
+    with pytest.raises(TypeError, match="expects a model wrapped"):
+        sws.strip_soft_weight_sharing(model)
