@@ -45,8 +45,16 @@ def convert_to_tflite(
     another process with Keras on TensorFlow runs the converter; see
     `tfmot_sws.litert.process`.
 
-    The formats are described in `tfmot_sws.litert.formats.FORMATS`. The default, "float32",
-    stores every weight as it is.
+    Formats:
+
+    - "float32": every weight as it is; as large as the dense model until it is zipped.
+    - "float16": half the size.
+    - "int8_codebook": a quarter of the size, computed with as float; values move to a grid.
+    - "sparse": only the non-zero entries of tensors with many zeros; exact.
+    - "int8": integer arithmetic, a quarter of the size; needs `representative_data`.
+    - "tflm": look-up tables for TensorFlow Lite Micro only; exact. Needs tflite-micro.
+
+    `tfmot_sws.litert.formats.FORMATS` holds their descriptions and tolerances.
 
     Args:
         model: a plain built model of Keras 3 or tf_keras, called at least once if it is
