@@ -12,7 +12,7 @@ from processes import output_of
 TESTS = pathlib.Path(__file__).parent
 
 # JAX compiles every step anew, which takes its time: one family of each kind of trouble.
-TESTS_OF = {"jax": "functional or subclassed or compilation", "torch": "test"}
+TESTS_OF = {"jax": "functional or subclassed or compiling", "torch": "test"}
 
 
 def environment_of(backend):
@@ -24,7 +24,7 @@ def environment_of(backend):
 def test_families_train_strip_and_export(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    files = [str(TESTS / f"test_{name}.py") for name in ("families", "compilation")]
+    files = [str(TESTS / f"test_{name}.py") for name in ("families", "compiling")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *files, "-k", TESTS_OF[backend]],
         capture_output=True,
