@@ -42,7 +42,7 @@ def in_slices(
 
 
 def bits_of(numbers: Any) -> Any:
-    """The bits of float32 numbers, as int32 of the same shape; `keras.ops.view` as of 3.12."""
+    """Reads the bits of float32 numbers as int32; `keras.ops.view` does this from 3.12 on."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

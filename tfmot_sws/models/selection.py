@@ -50,7 +50,7 @@ def choose_weights(
         model: a built model.
         include: regular expression searched in the path, or a predicate on the variable.
             `None` takes what is trainable and not of a normalisation: kernels and
-            embeddings (two dimensions or more), and biases unless they reach further
+            embeddings (two dimensions or more), and biases unless they go further
             than every kernel, for the mixture covers the range of the kernels. Layers
             with tfmot's `get_clusterable_weights` or `get_prunable_weights` decide on
             their weights themselves.
@@ -62,10 +62,10 @@ def choose_weights(
     view = view_of(model)
     includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
     kernels = [v for v in view.trainable_weights if is_kernel(v)]
-    reach = max((_magnitude(v) for v in kernels), default=-1.0)
+    kernel_range = max((_magnitude(v) for v in kernels), default=-1.0)
     decided = _decided_by_layers(model)
     choices = [
-        _choose(variable, includes, excludes, reach, decided.get(id(native(variable))))
+        _choose(variable, includes, excludes, kernel_range, decided.get(id(native(variable))))
         for variable in view.weights
     ]
     if not any(choice.shared for choice in choices):
@@ -95,7 +95,7 @@ def _choose(
     variable: keras.Variable,
     includes: Callable[[keras.Variable], bool] | None,
     excludes: Callable[[keras.Variable], bool] | None,
-    reach: float,
+    kernel_range: float,
     decided: bool | None,
 ) -> WeightChoice:
     if not variable.trainable:
@@ -114,7 +114,7 @@ def _choose(
     elif is_kernel(variable):
         shared, reason = True, "kernel"
     elif _BIAS in variable.name:
-        shared = _magnitude(variable) <= reach
+        shared = _magnitude(variable) <= kernel_range
         reason = f"bias, {'within' if shared else 'beyond'} the range of the kernels"
     else:
         shared, reason = False, "neither kernel nor bias"

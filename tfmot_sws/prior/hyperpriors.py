@@ -1,4 +1,10 @@
-"""Hyperpriors: priors on the precisions and the zero proportion of the mixture."""
+"""Hyperpriors: priors on the precisions and the zero proportion of the mixture.
+
+By default the Gamma hyperpriors hold the components' widths near the assignment width. In the
+paper the widths shrink as weights gather: then the zero component's gradient fades a fraction
+of a cluster away, weights grow back, and a larger tau no longer makes the network sparser. A
+wide zero component still acts at the distance at which the assignment decides.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The wrapper of a tf_keras model: the counterpart of `tfmot_sws.SoftWeightSharing`."""
+"""Wraps tf_keras models: the counterpart of `tfmot_sws.SoftWeightSharing`.
+
+It shares the mathematics with that wrapper (`WeightSharing`, the priors of Keras 3), but not
+the call: tf_keras has no stateless one, so tensors take the places of the variables in the
+layers' attributes during the call. All other code reads the variables through `views`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from tfmot_sws.training.train_size import count_examples
 
 
 class TfKerasWrapped(Wrapped):
-    """What wrapped tf_keras models and layers have in common.
+    """Base of wrapped tf_keras models and layers.
 
     `sharing` is a layer of Keras 3, kept out of sight of tf_keras; the tf.Variables beneath
     it are tracked by tf_keras, so that its optimizer trains them and its checkpoints hold
