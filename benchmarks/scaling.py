@@ -20,8 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
-import tfmot_sws as sws
 from benchmarks import common
+from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 SIZES = (8_000_000, 64_000_000)
 REPEATS = 7
@@ -68,7 +68,7 @@ def measure(size: int) -> tuple[float, float]:
     What is held between evaluations is one more number a weight.
     """
     weights = np.random.default_rng(0).normal(0.0, 0.05, size).astype("float32")
-    prior = sws.prior.GaussianMixturePrior(16)
+    prior = GaussianMixturePrior(16)
     prior.fit_initial([weights])
     tensor = ops.convert_to_tensor(weights)
     snap, evaluate = (seconds_of(with_gradient(f, prior), tensor) for f in losses(prior))

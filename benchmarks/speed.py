@@ -78,6 +78,8 @@ def _reason(done):
     if done.returncode < 0:
         return f"ended by {signal.Signals(-done.returncode).name}"
     errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+    # Without the folder that the repository lies in, for the records go into it.
+    errors = [error.replace(f"{common.ROOT}/", "") for error in errors]
     return errors[-1][:200] if errors else f"exit status {done.returncode}"
 
 
