@@ -38,9 +38,9 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
 
     Returns:
         A new model, float32, not compiled, with the same architecture and names. Every
-        variable of two or more dimensions that is no bias lies on its grid: a value has
-        moved by at most max|w| / 254 (and 2e-5 of that for the rounded step), equal values
-        stay equal, and zero stays exactly zero.
+        kernel and embedding lies on its grid: a value has moved by at most max|w| / 254 (and
+        2e-5 of that for the rounded step), equal values stay equal, and zero stays exactly
+        zero.
 
     Raises:
         ValueError: the model cannot be rebuilt from its configuration.
