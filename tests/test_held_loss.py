@@ -127,6 +127,21 @@ def test_a_loop_of_its_own_evaluates_at_each_step(rng):
     assert losses[0] > losses[1] > losses[2]
 
 
+def test_a_loop_after_an_interrupted_fit_evaluates_at_each_step(rng):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    x = rng.standard_normal((4, 10)).astype("float32")
+    shared = wrapped(8, complexity_weight=0.1)
+    shared.compile("sgd", "mse")
+    with pytest.raises(KeyboardInterrupt):
+        shared.fit(x, x[:, :8], verbose=0, callbacks=[sws.AnnealAndMerge(), Killed()])
+    shared.complexity_weight.assign(0.1)
+    losses = losses_of_steps(shared, x)
+    assert losses[0] > losses[1] > losses[2]
+
+
 def test_train_on_batch_after_fit_sees_the_present_weights(rng):
     x = rng.standard_normal((64, 10)).astype("float32")
     shared = wrapped(8, complexity_weight=0.1)

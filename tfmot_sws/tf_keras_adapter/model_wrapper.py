@@ -110,7 +110,11 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         """
         arguments = fit_arguments(tf_keras.Model.fit, self, args, kwargs, _num_examples)
         arguments["callbacks"] = for_tf_keras(arguments["callbacks"])
-        return super().fit(**arguments)
+        try:
+            return super().fit(**arguments)
+        finally:
+            # After an interruption the callback's on_train_end is not called.
+            self.sharing.is_renewed = False
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `tf_keras.Model.train_on_batch`, with the present weights' complexity loss."""

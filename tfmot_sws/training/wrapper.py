@@ -109,7 +109,11 @@ class SoftWeightSharing(Wrapped, keras.Model):
             NotImplementedError: under `tf.distribute.MultiWorkerMirroredStrategy`.
         """
         _check_strategy(self)
-        return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
+        try:
+            return super().fit(**fit_arguments(keras.Model.fit, self, args, kwargs))
+        finally:
+            # After an interruption the callback's on_train_end is not called.
+            self.sharing.is_renewed = False
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, with the complexity loss of the present weights."""
