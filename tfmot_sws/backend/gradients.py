@@ -127,6 +127,8 @@ def value_and_gradients(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(arguments)
         value = function(*arguments)
-    return value, tape.gradient(
+    gradients = tape.gradient(
         value, list(arguments), unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
+    # The gradient of an embedding comes as a list of rows.
+    return value, [tf.convert_to_tensor(gradient) for gradient in gradients]

@@ -52,6 +52,8 @@ class Library:
             `training` has itself.
         strip_layers: gives a copy of a model without wrapped layers; `None` for Keras 3,
             where only whole models are wrapped.
+        squared_gradients: gives the mean squared gradient of a batch in each shared tensor
+            of a wrapped model; `None` for Keras 3, as for `wrap`.
         wrappers: classes of wrapped models and layers that its files name.
     """
 
@@ -73,6 +75,7 @@ class Library:
     is_unsafe: Callable[[dict[str, Any]], bool]
     wrap: Callable[..., Any] | None = None
     strip_layers: Callable[[Any], Any] | None = None
+    squared_gradients: Callable[..., Any] | None = None
     wrappers: tuple[type[Any], ...] = ()
 
 

@@ -2,18 +2,19 @@
 
 One width s decides for all components: argmax_k log pi_k - (w - mu_k)^2 / (2 s^2). With each
 component's own width the zero component, narrow as it becomes in the paper, takes in hardly
-more than weights that are zero already. s grows during training, so that weights become zero
-gradually.
+more than weights that are zero already. Each tensor has an s of its own, since a shift costs
+one tensor more than another; it grows during training, so that weights become zero gradually.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from tfmot_sws.backend.bins import bin_sums
 from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.prior.density import MixtureTensors
 
@@ -22,30 +23,57 @@ Tensor = Any
 Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def assign(weights: Tensor, mixture: MixtureTensors, width: Tensor | None) -> Tensor:
+def assign(
+    weights: Sequence[Tensor], mixture: MixtureTensors, widths: Sequence[Tensor]
+) -> list[Tensor]:
     """Index of the component of every weight; see `GaussianMixture.assign`.
 
     Args:
-        weights: float32, any shape.
+        weights: float32 tensors of any shapes.
         mixture: the mixture; components that have died are never chosen.
-        width: scalar tensor s > 0, one width for all; `None` takes each component's own.
+        widths: scalar tensors s > 0, one for each of the weights; an empty list takes each
+            component's own.
 
     Returns:
-        int32 indices of the shape of `weights`.
+        int32 indices of the shapes of `weights`.
     """
-    return _assign(weights, mixture, [] if width is None else [width])
+    return _assign(list(weights), mixture, list(widths))
 
 
 @compiled
-def _assign(weights: Tensor, mixture: MixtureTensors, width: list[Tensor]) -> Tensor:
-    return rule_of(mixture, width)(weights)[0]
+def _assign(
+    weights: list[Tensor], mixture: MixtureTensors, widths: list[Tensor]
+) -> list[Tensor]:
+    rules = rules_of(mixture, widths, len(weights))
+    return [rule(tensor)[0] for rule, tensor in zip(rules, weights, strict=True)]
 
 
-def rule_of(mixture: MixtureTensors, width: list[Tensor]) -> Rule:
-    """Gives the rule of one common width, the one in the list, or of each component's own."""
-    if width:
-        return _common_width_rule(mixture, width[0])
-    return _own_width_rule(mixture)
+def count(
+    weights: Sequence[Tensor], mixture: MixtureTensors, widths: Sequence[Tensor]
+) -> Tensor:
+    """Number of each tensor's weights in each component, (T, K); arguments as of `assign`."""
+    return _count(list(weights), mixture, list(widths))
+
+
+@compiled
+def _count(weights: list[Tensor], mixture: MixtureTensors, widths: list[Tensor]) -> Tensor:
+    indices = _assign(weights, mixture, widths)
+    num_components = mixture.means.shape[0]
+    return ops.stack(
+        [
+            bin_sums(ops.ones_like(tensor), index, num_components)
+            for tensor, index in zip(weights, indices, strict=True)
+        ]
+    )
+
+
+def rules_of(
+    mixture: MixtureTensors, widths: Sequence[Tensor], num_tensors: int
+) -> list[Rule]:
+    """Gives each tensor its rule: that of its width, or of each component's own."""
+    if widths:
+        return [_common_width_rule(mixture, width) for width in widths]
+    return [_own_width_rule(mixture)] * num_tensors
 
 
 def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:

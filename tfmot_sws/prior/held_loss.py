@@ -8,7 +8,6 @@ weight's gradient, which costs next to nothing at any number of components.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfmot_sws.backend.compiling import traced
 from tfmot_sws.backend.gradients import with_gradients
 from tfmot_sws.backend.packing import Packing
 from tfmot_sws.prior.density import MixtureTensors
@@ -32,7 +30,7 @@ JOINED_BELOW = 1 << 16
 class HeldLoss(keras.layers.Layer):
     """One mixture's complexity loss and its gradients, as last evaluated.
 
-    Keras 3 saves none of it: after loading, `renew` comes before the first step. tf_keras,
+    Keras 3 saves none of it: after loading, `assign` comes before the first step. tf_keras,
     which knows only the variables, saves and restores them.
 
     Args:
@@ -56,23 +54,24 @@ class HeldLoss(keras.layers.Layer):
             )
             for i, size in enumerate(self._packing.sizes)
         ]
-        self._evaluate: Any = None
         self.built = True
 
-    def renew(self, prior: GaussianMixturePrior, weights: Sequence[Any], factor: Any) -> None:
-        """Evaluates the loss and its gradients; to be called outside of a step.
+    def evaluate(
+        self, weights: Sequence[Tensor], mixture: MixtureTensors, factor: Tensor
+    ) -> list[Tensor]:
+        """What `assign` takes: the loss and its gradients, by a pure function.
 
         Args:
-            prior: the mixture, with the K of the constructor.
-            weights: variables of the constructor's shapes.
+            weights: float32 tensors of the constructor's shapes.
+            mixture: of K components.
             factor: scalar tau / N >= 0. The gradients are held times it, so that no step
                 need multiply them.
         """
-        if self._evaluate is None:
-            self._evaluate = traced(functools.partial(self._pack_evaluated, prior))
-        arguments = [ops.convert_to_tensor(weight) for weight in weights]
-        of_prior = [variable.value for variable in prior.variables]
-        packed = self._evaluate(arguments, of_prior, ops.convert_to_tensor(factor, "float32"))
+        total, gradients = total_and_gradients(list(weights), mixture)
+        return self._packing.pack([total, *(factor * gradient for gradient in gradients)])
+
+    def assign(self, packed: Sequence[Tensor]) -> None:
+        """Holds from now on what `evaluate` has given; to be called outside of a step."""
         for variable, value in zip(self._packed, packed, strict=True):
             variable.assign(value)
 
@@ -83,16 +82,16 @@ class HeldLoss(keras.layers.Layer):
         factor: Tensor,
         mixture: MixtureTensors,
     ) -> Tensor:
-        """factor times the complexity loss, of which -sum_i log p(w_i) is as last renewed.
+        """factor times the complexity loss, of which -sum_i log p(w_i) is as last held.
 
         Args:
             prior: the mixture, with the K of the constructor.
             weights: float32 tensors of the constructor's shapes.
-            factor: scalar tau / N, as at the last `renew`.
+            factor: scalar tau / N, as at the last `evaluate`.
             mixture: `prior.tensors()`.
 
         Returns:
-            Scalar. Its gradients are those of the last `renew`, plus those of the
+            Scalar. Its gradients are those of the last `evaluate`, plus those of the
             hyperpriors, which are exact at every step.
         """
         value, *gradients = (ops.stop_gradient(tensor) for tensor in self.read())
@@ -108,20 +107,6 @@ class HeldLoss(keras.layers.Layer):
             three fields, (K,).
         """
         return self._packing.unpack([variable.value for variable in self._packed])
-
-    def _pack_evaluated(
-        self,
-        prior: GaussianMixturePrior,
-        weights: list[Tensor],
-        of_prior: list[Tensor],
-        factor: Tensor,
-    ) -> list[Tensor]:
-        weights = [ops.cast(weight, "float32") for weight in weights]
-        # Values come as arguments, because a program of JAX would make variables constants.
-        with keras.StatelessScope(zip(prior.variables, of_prior, strict=True)):
-            mixture = prior.tensors()
-        total, gradients = total_and_gradients(weights, mixture)
-        return self._packing.pack([total, *(factor * gradient for gradient in gradients)])
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""

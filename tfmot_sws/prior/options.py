@@ -59,10 +59,16 @@ class PriorOptions:
             attraction lasts at the very distance at which the assignment decides, and tau
             trades size against accuracy monotonically.
         others: hyperprior on the other components' precisions.
-        assignment_width: the common width s by which weights are assigned to components,
-            > 0; larger values set more weights to zero. 0 takes each component's own
-            width, the paper's rule, under which the narrow zero component takes in hardly
-            more than what is zero already.
+        assignment_width: the widest that s may be, the width by which a tensor's weights
+            are assigned to components, in multiples of its own root mean square; larger
+            values set more weights to zero. 0 takes each component's own width, the
+            paper's rule, under which the narrow zero component takes in hardly more than
+            what is zero already.
+        width_gain: kappa > 0. Below that limit s^2 = kappa tau / (N F), F being the
+            tensor's sensitivity: a nat saved on a weight's index may cost kappa tau / N
+            nats of the error, as its curvature foresees them. Above 1, because training
+            repairs most of what the curvature foresees.
+        least_zero_proportion: in [0, 1), the smallest pi_0 where proportions follow usage.
         learning_rates: of the mixture's parameters.
         renewal_period: steps from one evaluation of the prior's gradient to the next, >= 1;
             in between it is held. 1 evaluates at every step.
@@ -75,6 +81,8 @@ class PriorOptions:
     zero: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     others: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     assignment_width: float = 1.3
+    width_gain: float = 15.0
+    least_zero_proportion: float = 0.5
     learning_rates: LearningRates = LearningRates()
     renewal_period: int = 8
 
@@ -87,6 +95,15 @@ class PriorOptions:
             raise ValueError(
                 "assignment_width must be at least 0 and finite; received "
                 f"{self.assignment_width}."
+            )
+        if not 0 < self.width_gain < float("inf"):
+            raise ValueError(
+                f"width_gain must be above 0 and finite; received {self.width_gain}."
+            )
+        if not 0 <= self.least_zero_proportion < 1:
+            raise ValueError(
+                "least_zero_proportion must lie in [0, 1); received "
+                f"{self.least_zero_proportion}."
             )
         if not isinstance(self.renewal_period, int) or self.renewal_period < 1:
             raise ValueError(

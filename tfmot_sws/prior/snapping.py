@@ -17,7 +17,7 @@ from keras import ops
 from tfmot_sws.backend.bins import bin_sums
 from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.backend.gradients import custom_gradient
-from tfmot_sws.prior.assignment import rule_of
+from tfmot_sws.prior.assignment import rules_of
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.noise import seed_of, uniform_noise
 
@@ -35,11 +35,11 @@ class Noise(NamedTuple):
     Weights near a boundary between two components take both sides in turn, so that the
     network comes to depend on neither.
 
-    amplitude: scalar tensor, its standard deviation in the units of the weights.
+    amplitudes: scalar tensors, its standard deviation on each tensor, in units of the weights.
     step: scalar tensor, a whole number.
     """
 
-    amplitude: Tensor
+    amplitudes: Sequence[Tensor]
     step: Tensor
 
 
@@ -48,31 +48,31 @@ class _Setting(NamedTuple):
 
     An empty list means unused, since arguments of compiled functions cannot be `None`.
 
-    mixture, width, means_factor: as of `snap_to_means`. amplitude: of the noise. seeds: of
-    the noise, one a tensor.
+    mixture, widths, means_factor: as of `snap_to_means`. amplitudes, seeds: of the noise,
+    one a tensor.
     """
 
     mixture: MixtureTensors
-    width: list[Tensor]
-    amplitude: list[Tensor]
+    widths: list[Tensor]
+    amplitudes: list[Tensor]
     seeds: list[Tensor]
     means_factor: list[Tensor]
 
     def noisy(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The weights with the noise on their assignment."""
-        if not self.amplitude:
+        if not self.amplitudes:
             return list(weights)
-        width = self.amplitude[0] * math.sqrt(12.0)
+        noises = zip(weights, self.amplitudes, self.seeds, strict=True)
         return [
-            weight + width * uniform_noise(tuple(weight.shape), seed)
-            for weight, seed in zip(weights, self.seeds, strict=True)
+            weight + math.sqrt(12.0) * amplitude * uniform_noise(tuple(weight.shape), seed)
+            for weight, amplitude, seed in noises
         ]
 
 
 def snap_to_means(
     weights: Sequence[Tensor],
     mixture: MixtureTensors,
-    width: Tensor | None,
+    widths: Sequence[Tensor],
     snap: Tensor,
     *,
     noise: Noise | None = None,
@@ -87,7 +87,7 @@ def snap_to_means(
     Args:
         weights: float32 tensors of any shapes.
         mixture: as for `assign`; of its fields, only the means receive a gradient.
-        width: as for `assign`.
+        widths: as for `assign`.
         snap: scalar tensor in [0, 1].
         noise: added to the weights for the assignment only.
         means_factor: scalar tensor, multiplies the gradient of the means; where it is 0,
@@ -101,8 +101,8 @@ def snap_to_means(
     for group in _groups([math.prod(weight.shape) for weight in weights]):
         setting = _Setting(
             fixed,
-            [] if width is None else [ops.stop_gradient(width)],
-            [] if noise is None else [noise.amplitude],
+            [ops.stop_gradient(widths[i]) for i in group] if widths else [],
+            [] if noise is None else [noise.amplitudes[i] for i in group],
             [] if noise is None else [seed_of(noise.step, position) for position in group],
             [] if means_factor is None else [means_factor],
         )
@@ -148,10 +148,10 @@ def _snap(
 @compiled
 def _move(weights: Sequence[Tensor], snap: Tensor, setting: _Setting) -> list[Tensor]:
     """The values of `snap_to_means`."""
-    rule = rule_of(setting.mixture, setting.width)
+    rules = rules_of(setting.mixture, setting.widths, len(weights))
     return [
         (1.0 - snap) * weight + snap * rule(noisy)[1]
-        for weight, noisy in zip(weights, setting.noisy(weights), strict=True)
+        for rule, weight, noisy in zip(rules, weights, setting.noisy(weights), strict=True)
     ]
 
 
@@ -178,8 +178,8 @@ def _member_sums(
     It finds the members again, because a comparison a component is cheaper than writing and
     reading an index for each weight.
     """
-    rule = rule_of(setting.mixture, setting.width)
+    rules = rules_of(setting.mixture, setting.widths, len(weights))
     return sum(
         bin_sums(value, rule(noisy)[0], setting.mixture.means.shape[0])
-        for value, noisy in zip(values, setting.noisy(weights), strict=True)
+        for rule, value, noisy in zip(rules, values, setting.noisy(weights), strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.assignment import assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
@@ -26,6 +27,10 @@ Tensor = Any
 # all weights are the costliest part of a small network's step after the snap itself: at each
 # step they would add 0.4 ms to the 2.4 ms of LeNet-300-100 (docs/experiments.md, 17).
 _MEANS_PERIOD = 2
+# Share of the way that the usage goes to what is counted at each renewal.
+_USAGE_STEP = 0.5
+# How often a width is halved to keep a kernel alive: down to a thousandth.
+_NARROWINGS = 10
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
 
@@ -45,8 +50,21 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     Args:
         num_components: K >= 2.
-        zero_proportion: pi_0 in (0, 1), or a `BetaHyperprior` to learn it.
+        zero_proportion: pi_0 in (0, 1), or a `BetaHyperprior` to learn it; `None` has all
+            proportions follow the usage.
         options: widths, hyperpriors and learning rates.
+        num_tensors: number of the tensors under this mixture, T >= 1.
+
+    Attributes:
+        alive: (K,), 1 for a slot whose component lives, else 0.
+        members: (K,), number of weights in each component, as it was lately.
+        log_usage: (K,), log pi_k where proportions follow the usage.
+        scale: the root mean square of all weights at wrapping.
+        tensor_scales: (T,), that of each tensor.
+        sensitivities: (T,), the mean squared gradient of one example's error loss over the
+            weights of each tensor; 0 while unknown.
+        widths: (T,), the assignment width of each tensor, in the units of the weights.
+        narrowing: (T,), factor on the widths that keeps kernels from dying, 1 as a rule.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -59,8 +77,9 @@ class GaussianMixturePrior(keras.layers.Layer):
         self,
         num_components: int = 16,
         *,
-        zero_proportion: float | BetaHyperprior = 0.99,
+        zero_proportion: float | BetaHyperprior | None = None,
         options: PriorOptions | None = None,
+        num_tensors: int = 1,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name, dtype="float32", autocast=False)
@@ -69,6 +88,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         self.num_components = num_components
         self.zero_proportion = zero_proportion
         self.options = options or PriorOptions()
+        self.num_tensors = num_tensors
         self._add_variables()
         self.built = True
 
@@ -78,8 +98,9 @@ class GaussianMixturePrior(keras.layers.Layer):
         fields = {
             "means": (others, rates.means),
             "log_precisions": (self.num_components, rates.log_precisions),
-            "log_proportions": (others, rates.log_proportions),
         }
+        if self.zero_proportion is not None:
+            fields["log_proportions"] = (others, rates.log_proportions)
         if isinstance(self.zero_proportion, BetaHyperprior):
             fields["zero_logit"] = (1, rates.log_proportions)
         self._fields = tuple(fields)
@@ -93,10 +114,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             name="mixture", shape=(int(self._ends[-1]),), initializer="zeros"
         )
         self.alive = self._state("alive", np.ones(self.num_components))
+        self.members = self._state("members", np.ones(self.num_components))
+        uniform = np.full(self.num_components, -np.log(self.num_components))
+        self.log_usage = self._state("log_usage", uniform)
         self.scale = self._state("scale", 1.0)
+        self.tensor_scales = self._state("tensor_scales", np.ones(self.num_tensors))
+        self.sensitivities = self._state("sensitivities", np.zeros(self.num_tensors))
         zero, rest = self.options.zero.stddev, self.options.others.stddev
         self.target_stddevs = self._state("target_stddevs", [zero, rest])
-        self.assignment_width = self._state("assignment_width", self.options.assignment_width)
+        widths = np.full(self.num_tensors, self.options.assignment_width)
+        self.widths = self._state("widths", widths)
+        self.narrowing = self._state("narrowing", np.ones(self.num_tensors))
 
     def by_field(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector laid out as the trained variable, such as its gradient.
@@ -106,7 +134,8 @@ class GaussianMixturePrior(keras.layers.Layer):
 
         Returns:
             By name: "means" mu_k, (K - 1,); "log_precisions" gamma_k, (K,);
-            "log_proportions" rho_k, (K - 1,); and if pi_0 is learned "zero_logit", (1,).
+            unless proportions follow the usage "log_proportions" rho_k, (K - 1,); and if
+            pi_0 is learned "zero_logit", (1,).
         """
         return dict(zip(self._fields, ops.split(vector, self._ends[:-1].tolist()), strict=True))
 
@@ -123,19 +152,31 @@ class GaussianMixturePrior(keras.layers.Layer):
     def tensors(self) -> MixtureTensors:
         """The mixture as tensors, differentiable in the trained variables."""
         fields = self.by_field(_at_rate(self._trained, self._rates))
+        return MixtureTensors(
+            ops.concatenate([ops.zeros((1,)), self._averaged(fields["means"])]),
+            fields["log_precisions"],
+            self._log_proportions(fields),
+        )
+
+    def _averaged(self, means: Tensor) -> Tensor:
+        """The means, with a gradient that is the average over their members, not the sum.
+
+        So a mean moves about as far as its members do, whatever their number: with SGD it
+        would otherwise move thousands of times as far. Optimizers that normalise gradients
+        see no difference.
+        """
+        share = 1.0 / ops.maximum(self.members.value[1:], 1.0)
+        return share * means + ops.stop_gradient((1.0 - share) * means)
+
+    def _log_proportions(self, fields: dict[str, Tensor]) -> Tensor:
+        """log pi_k, (K,)."""
+        if self.zero_proportion is None:
+            return self.log_usage.value
         log_zero, log_rest = self._log_zero(fields)
         others_alive = self.alive.value[1:] > 0.5
         proportions = ops.where(others_alive, fields["log_proportions"], DEAD)
-        return MixtureTensors(
-            ops.concatenate([ops.zeros((1,)), fields["means"]]),
-            fields["log_precisions"],
-            ops.concatenate(
-                [
-                    ops.reshape(log_zero, (1,)),
-                    ops.where(others_alive, ops.log_softmax(proportions) + log_rest, DEAD),
-                ]
-            ),
-        )
+        others = ops.where(others_alive, ops.log_softmax(proportions) + log_rest, DEAD)
+        return ops.concatenate([ops.reshape(log_zero, (1,)), others])
 
     def _log_zero(self, fields: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log pi_0 and log(1 - pi_0)."""
@@ -179,9 +220,80 @@ class GaussianMixturePrior(keras.layers.Layer):
             loss += self.zero_proportion.negative_log_prob(log_zero, log_rest)
         return loss
 
-    def assign(self, weights: Tensor) -> Tensor:
-        """Component slot of every weight, int32, by the rule of `options`."""
-        return assign(weights, self.tensors(), self._common_width())
+    def assign(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Component slot of every weight of each tensor, int32, by the rule of `options`."""
+        return assign(weights, self.tensors(), self._widths())
+
+    def count(self, weights: Sequence[Tensor]) -> Tensor:
+        """Number of each tensor's weights in each component, float32, (T, K)."""
+        return count(weights, self.tensors(), self._widths())
+
+    def usage_after(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """`members` and `log_usage` as they are once these counts have been seen.
+
+        Args:
+            counts: number of weights in each component, (K,).
+        """
+        members = self.members.value
+        members = members + _USAGE_STEP * (counts - members)
+        # Half a count lets a component that is empty for a while win weights again.
+        return members, self._log_usage(ops.where(self.alive.value > 0.5, members + 0.5, 0.0))
+
+    def _log_usage(self, amounts: Tensor) -> Tensor:
+        """log pi_k of amounts (K,), pi_0 being no less than its least; `DEAD` where 0."""
+        zero = ops.maximum(amounts[0] / ops.sum(amounts), self.options.least_zero_proportion)
+        others = (1.0 - zero) * amounts[1:] / ops.maximum(ops.sum(amounts[1:]), 1e-30)
+        shares = ops.concatenate([ops.reshape(zero, (1,)), others])
+        logs = ops.log(ops.maximum(shares, _LEAST_PROPORTION))
+        return ops.where(shares > 0.0, logs, DEAD)
+
+    def keep_alive(self, weights: Sequence[Tensor]) -> None:
+        """Narrows the width of a kernel whose weights are all zero until one is not.
+
+        The layer would take its whole network along: nothing passes through it, not even
+        the gradient that could bring it back.
+
+        Args:
+            weights: float32 tensors, one for each of T.
+        """
+        for _ in range(_NARROWINGS):
+            dead = self._dead(weights)
+            if not dead.any():
+                return
+            factor = np.where(dead, 0.5, 1.0).astype(np.float32)
+            self.narrowing.assign(ops.convert_to_numpy(self.narrowing) * factor)
+            self.widths.assign(ops.convert_to_numpy(self.widths) * factor)
+        for tensor in np.flatnonzero(self._dead(weights)):
+            self._place_mean(ops.convert_to_numpy(weights[tensor]))
+
+    def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
+        """Which kernels are all zero, though their trained weights are not."""
+        dead = self.all_zero(ops.convert_to_numpy(self.count(weights)[:, 0]), weights)
+        return np.array([d and bool(ops.any(w != 0)) for d, w in zip(dead, weights, strict=True)])
+
+    @staticmethod
+    def all_zero(zeros: NDArray[np.floating], weights: Sequence[Tensor]) -> NDArray[np.bool_]:
+        """Which tensors are kernels all of whose weights are zero.
+
+        Args:
+            zeros: number of zeros in each tensor, (T,).
+            weights: the tensors.
+        """
+        sizes = np.array([math.prod(w.shape) if len(w.shape) > 1 else 0 for w in weights])
+        return (zeros == sizes) & (sizes > 0)
+
+    def _place_mean(self, weights: NDArray[np.floating]) -> None:
+        """Moves the component nearest to a tensor's largest weight onto it."""
+        largest = float(weights.flat[np.abs(weights).argmax()])
+        slots, mixture = self.alive_slots, self.mixture()
+        if slots.size == 1:
+            slots = np.array([0, 1])
+            mixture = GaussianMixture(
+                [0.0, largest], np.repeat(mixture.stddevs, 2), [0.5, 0.5]
+            )
+        means = mixture.means.copy()
+        means[1 + np.abs(means[1:] - largest).argmin()] = largest
+        self.set_mixture(dataclasses.replace(mixture, means=means), slots)
 
     def snapped(
         self,
@@ -205,15 +317,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             mixture: `tensors()`, where those are at hand.
         """
         mixture = self.tensors() if mixture is None else mixture
-        width = self._common_width()
-        unit = self.scale.value if width is None else width
-        noise = None if dither is None else Noise(dither * unit, step)
+        widths = self._widths()
+        noise = None
+        if dither is not None:
+            units = widths or ops.unstack(self.tensor_scales.value)
+            noise = Noise([dither * unit for unit in units], step)
         factor = None if step is None else _means_factor(step)
-        return snap_to_means(weights, mixture, width, snap, noise=noise, means_factor=factor)
+        return snap_to_means(weights, mixture, widths, snap, noise=noise, means_factor=factor)
 
-    def _common_width(self) -> Tensor | None:
-        """The width of the assignment, or `None` for each component's own."""
-        return self.assignment_width.value if self.options.assignment_width else None
+    def _widths(self) -> list[Tensor]:
+        """The assignment width of each tensor, or none for each component's own."""
+        return ops.unstack(self.widths.value) if self.options.assignment_width else []
 
     def fit_initial(self, weights: Sequence[NDArray[np.floating]]) -> None:
         """Lays the first mixture over the range of the pretrained weights.
@@ -223,8 +337,13 @@ class GaussianMixturePrior(keras.layers.Layer):
         """
         scale = root_mean_square(weights)
         self.scale.assign(scale)
+        # Biases begin at zero as a rule, which says nothing about their scale.
+        scales = [root_mean_square([w]) if w.ndim > 1 else scale for w in weights]
+        self.tensor_scales.assign(np.asarray(scales, np.float32))
         self.set_widths()
         zero = self.zero_proportion
+        if zero is None:
+            zero = max(self.options.least_zero_proportion, 1 / self.num_components)
         mixture = initial_mixture(
             weights,
             self.num_components,
@@ -233,17 +352,28 @@ class GaussianMixturePrior(keras.layers.Layer):
         )
         self.set_mixture(mixture, np.arange(self.num_components))
 
-    def set_widths(self, stddev: float = 1.0, assignment: float = 1.0) -> None:
-        """Sets the widths of the hyperpriors and of the assignment, in tensors' units.
+    def set_widths(
+        self, stddev: float = 1.0, assignment: float = 1.0, price: float = 0.0
+    ) -> None:
+        """Sets the widths of the hyperpriors and of the assignment.
 
         Args:
             stddev: factor on the hyperpriors' widths.
-            assignment: factor on the assignment width.
+            assignment: factor on the assignment widths.
+            price: tau / N, what a nat of an index costs in nats of an example's error. 0
+                where sensitivities do not count.
         """
         options, scale = self.options, float(ops.convert_to_numpy(self.scale))
         targets = [options.zero.stddev, options.others.stddev]
         self.target_stddevs.assign(np.asarray(targets, np.float32) * (stddev * scale))
-        self.assignment_width.assign(options.assignment_width * assignment * scale)
+        widest = options.assignment_width * ops.convert_to_numpy(self.tensor_scales)
+        sensitivities = ops.convert_to_numpy(self.sensitivities)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            widths = np.sqrt(options.width_gain * price / sensitivities)
+        known = (sensitivities > 0) & (price > 0)
+        widths = np.where(known, np.minimum(widths, widest), widest)
+        narrowing = ops.convert_to_numpy(self.narrowing)
+        self.widths.assign((assignment * narrowing * widths).astype(np.float32))
 
     @property
     def alive_slots(self) -> NDArray[np.intp]:
@@ -269,19 +399,23 @@ class GaussianMixturePrior(keras.layers.Layer):
             slots: distinct slots, one a component, ascending; the first is 0.
         """
         inner = slots[1:] - 1
+        alive = np.zeros(self.num_components, np.float32)
+        alive[slots] = 1.0
+        self.alive.assign(alive)
+        shares = np.zeros(self.num_components)
+        shares[slots] = mixture.mixing_proportions
+        self.log_usage.assign(self._log_usage(ops.convert_to_tensor(shares, "float32")))
         trained = ops.convert_to_numpy(self._trained) * self._rates
         fields = dict(zip(self._fields, np.split(trained, self._ends[:-1]), strict=True))
         log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
         fields["means"][inner] = mixture.means[1:]
         fields["log_precisions"][slots] = np.log(mixture.precisions)
-        fields["log_proportions"][inner] = log_proportions[1:]
+        if "log_proportions" in fields:
+            fields["log_proportions"][inner] = log_proportions[1:]
         if "zero_logit" in fields:
             rest = max(1.0 - mixture.mixing_proportions[0], _LEAST_PROPORTION)
             fields["zero_logit"][:] = log_proportions[0] - np.log(rest)
         self._trained.assign(trained / self._rates)
-        alive = np.zeros(self.num_components, np.float32)
-        alive[slots] = 1.0
-        self.alive.assign(alive)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` builds an equal, untrained prior."""
@@ -292,6 +426,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             if isinstance(zero, BetaHyperprior)
             else zero,
             "options": dataclasses.asdict(self.options),
+            "num_tensors": self.num_tensors,
             "name": self.name,
         }
 
@@ -327,8 +462,8 @@ def _check_components(num_components: int) -> None:
         )
 
 
-def _check_zero_proportion(zero_proportion: float | BetaHyperprior) -> None:
-    if isinstance(zero_proportion, BetaHyperprior):
+def _check_zero_proportion(zero_proportion: float | BetaHyperprior | None) -> None:
+    if zero_proportion is None or isinstance(zero_proportion, BetaHyperprior):
         return
     if not 0.0 < zero_proportion < 1.0:
         raise ValueError(

@@ -18,6 +18,7 @@ from tfmot_sws.tf_keras_adapter.layer_wrapper import (
     wrap,
 )
 from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing
+from tfmot_sws.tf_keras_adapter.sensitivity import squared_gradients
 from tfmot_sws.tf_keras_adapter.views import view_of_tf_keras
 
 _FUNCTIONS: Final = "activations|constraints|initializers|regularizers"
@@ -98,5 +99,6 @@ TF_KERAS: Final = Library(
     is_unsafe=_is_unsafe,
     wrap=wrap,
     strip_layers=strip_layers,
+    squared_gradients=squared_gradients,
     wrappers=(TfKerasSoftWeightSharing, SoftWeightSharingLayer),
 )

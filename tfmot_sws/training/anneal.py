@@ -7,6 +7,7 @@ by `BackupAndRestore` ends like an uninterrupted one.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -16,13 +17,20 @@ from keras import ops
 
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.complexity_weight import peak_learning_rate
+from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
+from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
 
 # Schedules are read at most this often in a training, so that a step costs no more.
-_UPDATES = 500
+_UPDATES = 200
+# Sensitivities are measured this often in a training, but at most once in so many steps.
+_MEASUREMENTS, _STEPS_BETWEEN = 100, 20
+# The share of the training from one merging to the next.
+_MERGE_EVERY = 0.05
+# Batches of the first measurement: one says little.
+_FIRST_BATCHES = 4
 
 
 class _RunsInTfKeras:
@@ -91,6 +99,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         dither: Schedule | None = None,
         merge_threshold: float = 1e-2,
         merge_start: float = 0.2,
+        rule_end: float = 0.7,
     ) -> None:
         super().__init__()
         if not merge_threshold >= 0:
@@ -104,14 +113,21 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self.dither = by_fraction(dither) or linear(0.5, 0.0, start=0.35, end=0.85)
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
+        self.rule_end = rule_end
         self._epoch = 0
         self._sharings: list[Any] = []
         self._first_steps: list[float] = []
         # Batches of the present epoch at which schedules and held losses were last set.
         self._applied = self._renewed = 0
+        # Training steps at which sensitivities were last measured.
+        self._measured = 0
+        # The twentieth of the training in which components last merged.
+        self._merged = -1
         # The factor on tau as it is now, and as it was when losses were last renewed.
         self._factor = self._renewed_factor = 0.0
         self._kept = KeptState()
+        # Whether a loss that was not finite has ended the training.
+        self._is_lost = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped; settles what depends on the optimizer."""
@@ -122,7 +138,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 f"received {type(self.model).__name__}."
             )
         self._kept.clear()
-        self._settle_complexity_weights()
+        self._is_lost, self._measured, self._merged = False, 0, -1
         for sharing in self._sharings:
             sharing.is_renewed = True
         for schedule in self._schedules():
@@ -130,31 +146,83 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 schedule.num_steps = self._num_steps()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Merges, and sets the schedules for the first batch.
-
-        Components merge here and never at an epoch's end, so that the validation after the
-        last epoch sees the very network that stripping returns.
-        """
+        """Sets the schedules for the first batch."""
         self._epoch = epoch
         if self._kept.is_empty:
             self._kept.take(self.model)
-        if self._fraction(0) >= self.merge_start:
-            for group in (group for sharing in self._sharings for group in sharing.groups):
-                merge_components(group.prior, group.counts(), self.merge_threshold)
+            self._go_on_from(self._step(0))
         self._apply(self._fraction(0))
         self._renew()
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
         self._first_steps = [_number(sharing.steps) for sharing in self._sharings]
 
+    def _go_on_from(self, step: int) -> None:
+        """Has a resumed training measure and merge when the interrupted one would have."""
+        self._measured = max(step - 1, 0)
+        self._merged = math.ceil(self._fraction(0) / _MERGE_EVERY - 1e-9) - 1
+
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the schedules and renews the held losses, each once in some steps."""
+        """Sets the schedules, measures and renews what steps hold, each once in some steps."""
+        if self._must_measure(batch):
+            self._take_state_back()
+            self._measure_sensitivities(batch)
         if batch - self._applied >= self._stride():
             self._take_state_back()
             self._apply(self._fraction(batch), batch)
+            self._merge()
         if self._is_due(batch):
             self._take_state_back()
             self._renew(batch)
+
+    def _must_measure(self, batch: int) -> bool:
+        """Whether sensitivities are due; never before the first step, which builds."""
+        if self._fraction(batch) > self.rule_end or not getattr(self.model, "batches", None):
+            return False
+        step = self._step(batch)
+        total = (self._steps() or 1000) * (self.params.get("epochs") or 1)
+        period = max(_STEPS_BETWEEN, round(total / _MEASUREMENTS))
+        return step >= 1 and (not self._measured or step // period > self._measured // period)
+
+    def _measure_sensitivities(self, batch: int) -> None:
+        batches, first = self.model.batches, not self._measured
+        self._measured = self._step(batch)
+        for i in range(_FIRST_BATCHES if first else 1):
+            measure_sensitivity(self.model, *batches[(self._measured + i) % len(batches)])
+        if not _number(self._sharings[0].first_loss):
+            self._sharings[0].first_loss.assign(self._losses()[0])
+
+    def _losses(self) -> Any:
+        """The error loss of some batches, and that to be had by chance."""
+        batches = self.model.batches[:_FIRST_BATCHES]
+        return np.mean([measure_losses(self.model, *batch) for batch in batches], axis=0)
+
+    def _judge(self) -> None:
+        """Compares the error loss with the pretrained network's, and warns."""
+        sharing = self._sharings[0]
+        before = _number(sharing.first_loss)
+        if before and getattr(self.model, "batches", None):
+            now, by_chance = self._losses()
+            lost = (now - before) / max(by_chance - before, 1e-12)
+            sharing.lost_share.assign(np.clip(lost, 0.0, 1.0) if by_chance > before else 0.0)
+        for problem in find_problems(self.model, wrapped_parts(self.model)):
+            warnings.warn(problem, stacklevel=2)
+
+    def _step(self, batch: int) -> int:
+        return self._epoch * (self._steps() or 1000) + batch
+
+    def _merge(self) -> None:
+        """Has components die and merge, once in a twentieth of the training.
+
+        Never at an epoch's end, so that the validation after the last epoch sees the very
+        network that stripping returns.
+        """
+        fraction = self._fraction(self._applied)
+        slot = math.floor(fraction / _MERGE_EVERY + 1e-9)
+        if self.merge_start <= fraction <= self.rule_end and slot > self._merged:
+            for group in (group for sharing in self._sharings for group in sharing.groups):
+                merge_components(group.prior, group.counts(), self.merge_threshold)
+            self._merged = slot
 
     def _take_state_back(self) -> None:
         """Has variables hold the state, which the JAX trainer keeps within an epoch."""
@@ -170,12 +238,15 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._stop_and_restore(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets go of the kept state."""
+        """Warns where something went wrong; lets go of the kept state."""
+        if not self._is_lost:
+            self._judge()
         self._kept.clear()
         for sharing in self._sharings:
             sharing.is_renewed = False
 
     def _stop_and_restore(self, epoch: int) -> None:
+        self._is_lost = True
         self.model.stop_training = True
         self._kept.bring_back(self.model)
         warnings.warn(
@@ -207,18 +278,12 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _renew(self, batch: int = 0) -> None:
         self._renewed, self._renewed_factor = batch, self._factor
         for sharing in self._sharings:
-            sharing.renew()
+            sharing.renew(counting=self._fraction(batch) <= self.rule_end)
 
     def _stride(self) -> int:
         steps = self._steps() or 1
         epochs = self.params.get("epochs") or 1
         return max(1, round(steps * epochs / _UPDATES))
-
-    def _settle_complexity_weights(self) -> None:
-        steps = (self._steps() or 1000) * (self.params.get("epochs") or 1)
-        rate = peak_learning_rate(self.model.optimizer, steps)
-        for sharing in self._sharings:
-            sharing.settle_complexity_weight(rate)
 
     def _schedules(self) -> tuple[Schedule, ...]:
         return self.complexity, self.stddev, self.assignment, self.snap, self.dither
@@ -240,9 +305,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 complexity=self._factor,
                 snap=self.snap(fraction),
                 dither=self.dither(fraction),
+                stddev=self.stddev(fraction),
+                assignment=self.assignment(fraction),
             )
-            for group in sharing.groups:
-                group.prior.set_widths(self.stddev(fraction), self.assignment(fraction))
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
         complexity = sum(

@@ -27,7 +27,7 @@ class SharingSettings:
     include: Selector | None
     exclude: Selector | None
     scope: str
-    zero_proportion: float | BetaHyperprior
+    zero_proportion: float | BetaHyperprior | None
     options: PriorOptions | None
     preserve_sparsity: bool
 
@@ -37,10 +37,13 @@ class SharingSettings:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")
 
-    def make_prior(self) -> GaussianMixturePrior:
-        """A mixture that has seen no weights yet."""
+    def make_prior(self, num_tensors: int = 1) -> GaussianMixturePrior:
+        """A mixture for a number of tensors that has seen no weights yet."""
         return GaussianMixturePrior(
-            self.num_components, zero_proportion=self.zero_proportion, options=self.options
+            self.num_components,
+            zero_proportion=self.zero_proportion,
+            options=self.options,
+            num_tensors=num_tensors,
         )
 
     def of_step(self) -> dict[str, Any]:
@@ -75,8 +78,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     train_size: int | None = None,
     include: Selector | None = None,
     exclude: Selector | None = None,
-    scope: str = "model",
-    zero_proportion: float | BetaHyperprior = 0.99,
+    scope: str = "layer",
+    zero_proportion: float | BetaHyperprior | None = None,
     options: PriorOptions | None = None,
     preserve_sparsity: bool = False,
 ) -> SoftWeightSharing:

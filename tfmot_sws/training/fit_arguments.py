@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfmot_sws.training.anneal import AnnealAndMerge, put_first
+from tfmot_sws.training.batches import draw_batches
 from tfmot_sws.training.train_size import count_examples, count_steps
 
 
@@ -41,6 +42,8 @@ def fit_arguments(
         model.sharing.set_train_size(train_size)
     steps = count_steps(arguments.get("x"), arguments.get("steps_per_epoch"))
     model.sharing.steps_per_epoch = steps
+    # Past `__setattr__`, which would track the arrays.
+    vars(model)["batches"] = draw_batches(arguments)
     callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
     if added:
         warnings.warn(

@@ -54,6 +54,10 @@ class WeightGroup:
         """The trained weights as float32; zeros that are kept take no gradient."""
         return [self.without_zeros(v, ops.cast(v, "float32")) for v in self.variables]
 
+    def values(self) -> list[Tensor]:
+        """The trained weights as float32."""
+        return [ops.cast(v, "float32") for v in self.variables]
+
     def without_zeros(self, variable: Any, tensor: Tensor) -> Tensor:
         """The tensor, but zero and without a gradient where a zero is to be kept."""
         if not self._keeps_zeros(variable):
@@ -65,11 +69,9 @@ class WeightGroup:
 
     def assignments(self) -> list[NDArray[np.int32]]:
         """The component slot of every weight: arrays shaped as the variables."""
-        flat = [ops.reshape(ops.cast(v, "float32"), (-1,)) for v in self.variables]
-        slots = ops.convert_to_numpy(self.prior.assign(ops.concatenate(flat)))
-        ends = np.cumsum([part.shape[0] for part in flat])
-        parts = np.split(slots, ends[:-1])
-        shaped = [part.reshape(v.shape) for part, v in zip(parts, self.variables, strict=True)]
+        parts = self.prior.assign(self.values())
+        # Copies, because what a backend gives may not be writable.
+        shaped = [np.array(ops.convert_to_numpy(part)) for part in parts]
         for variable, part in zip(self.variables, shaped, strict=True):
             if self._keeps_zeros(variable):
                 part[ops.convert_to_numpy(variable) == 0] = 0

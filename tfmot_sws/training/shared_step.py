@@ -6,13 +6,14 @@ error as users expect; logs show both parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfmot_sws.backend.compiling import in_compiled_step
+from tfmot_sws.backend.compiling import in_compiled_step, traced
 from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.trainable import GaussianMixturePrior
@@ -43,6 +44,10 @@ class WeightSharing(keras.layers.Layer):
         dither: variable, the noise on the assignment in training, in assignment widths.
         steps: variable, the number of training steps so far, from which the noise follows.
         complexity_sum: variable, the complexity losses of an epoch's steps so far.
+        first_loss: variable, the error loss of the pretrained network on a few batches; 0
+            while unknown.
+        lost_share: variable, how much of what the network had learned is lost, 0 to 1: the
+            rise of the error loss over that to be had by chance. 0 while unknown.
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
     """
@@ -76,9 +81,12 @@ class WeightSharing(keras.layers.Layer):
         self.dither = self._scalar("dither")
         self.steps = self._scalar("steps")
         self.complexity_sum = self._scalar("complexity_sum")
+        self.first_loss = self._scalar("first_loss")
+        self.lost_share = self._scalar("lost_share")
         self.is_renewed = False
+        self._renewal: Any = None
         self.built = True
-        self.complexity_weight.assign(resolve(complexity_weight, train_size) or 0.0)
+        self.complexity_weight.assign(self._base_weight())
 
     def _scalar(self, name: str) -> keras.Variable:
         return self.add_weight(
@@ -93,30 +101,76 @@ class WeightSharing(keras.layers.Layer):
     def set_train_size(self, train_size: int) -> None:
         """Sets N, and with it the default tau."""
         self.train_size = train_size
-        self.complexity_weight.assign(resolve(self.base_complexity_weight, train_size) or 0.0)
+        self.complexity_weight.assign(self._base_weight())
 
-    def settle_complexity_weight(self, learning_rate: float) -> None:
-        """Fixes the tau that schedules scale, if none was given."""
-        self.base_complexity_weight = resolve(
-            self.base_complexity_weight, self.train_size, learning_rate
-        )
+    def _base_weight(self) -> float:
+        """The tau that schedules scale; 0 while N is unknown and none was given."""
+        size = sum(math.prod(v.shape) for group in self.groups for v in group.variables)
+        return resolve(self.base_complexity_weight, self.train_size, size) or 0.0
 
-    def anneal(self, *, complexity: float, snap: float, dither: float) -> None:
-        """Sets what schedules give: the factor on tau, the snap and the dither."""
-        self.complexity_weight.assign((self.base_complexity_weight or 0.0) * complexity)
+    def anneal(
+        self, *, complexity: float, snap: float, dither: float, stddev: float, assignment: float
+    ) -> None:
+        """Sets what schedules give; see `AnnealAndMerge`."""
+        base = self._base_weight()
+        self.complexity_weight.assign(base * complexity)
         self.snap.assign(snap)
         self.dither.assign(dither)
+        price = base / float(self.train_size or 1)
+        for group in self.groups:
+            group.prior.set_widths(stddev, assignment, price)
 
     @property
     def renewal_period(self) -> int:
         """Steps from one renewal of the held losses to the next."""
         return min(group.prior.options.renewal_period for group in self.groups)
 
-    def renew(self) -> None:
-        """Evaluates the mixtures' losses and their gradients, which steps then hold."""
-        factor = self._loss_factor()
-        for group in self.groups:
-            group.held.renew(group.prior, group.variables, factor)
+    def renew(self, *, counting: bool = False) -> None:
+        """Evaluates the mixtures' losses and their gradients, which steps then hold.
+
+        A kernel that has become all zero comes back: its network could not train on.
+
+        Args:
+            counting: whether components' members are counted, and with them the
+                proportions renewed that follow the usage.
+        """
+        if self._renewal is None:
+            self._renewal = traced(self._renewed)
+        weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in self.groups]
+        of_priors = [[v.value for v in group.prior.variables] for group in self.groups]
+        factor = ops.convert_to_tensor(self._loss_factor(), "float32")
+        dead, *renewed = self._renewal(
+            weights, of_priors, factor, ops.convert_to_tensor(counting)
+        )
+        for group, (members, log_usage, packed) in zip(self.groups, renewed, strict=True):
+            group.held.assign(packed)
+            group.prior.members.assign(members)
+            group.prior.log_usage.assign(log_usage)
+        if ops.convert_to_numpy(dead).any():
+            for group in self.groups:
+                group.prior.keep_alive(group.values())
+
+    def _renewed(
+        self, weights: Any, of_priors: Any, factor: Tensor, counting: Tensor
+    ) -> list[Any]:
+        """Whether any kernel has died; what is held; members and proportions; purely."""
+        # Values come as arguments, because a program of JAX would make variables constants.
+        dead, results = [], []
+        for group, tensors, values in zip(self.groups, weights, of_priors, strict=True):
+            prior = group.prior
+            tensors = [ops.cast(tensor, "float32") for tensor in tensors]
+            before = list(zip(prior.variables, values, strict=True))
+            with keras.StatelessScope(before):
+                counts = prior.count(tensors)
+                after = prior.usage_after(ops.sum(counts, axis=0))
+                now = prior.members.value, prior.log_usage.value
+            after = [ops.where(counting, a, b) for a, b in zip(after, now, strict=True)]
+            usage = list(zip((prior.members, prior.log_usage), after, strict=True))
+            with keras.StatelessScope([*before, *usage]):
+                packed = group.held.evaluate(tensors, prior.tensors(), factor)
+            results.append((*after, packed))
+            dead.append(ops.any(prior.all_zero(counts[:, 0], tensors)))
+        return [ops.any(ops.stack(dead)), *results]
 
     def step(self, *, training: bool) -> tuple[list[tuple[Any, Tensor]], list[Tensor]]:
         """The snapped weights, each with its variable; in training also the complexity loss.
@@ -198,7 +252,7 @@ def share_weights(
     view: Any,
     choices: Sequence[WeightChoice],
     positions: Sequence[list[int]],
-    make_prior: Callable[[], GaussianMixturePrior],
+    make_prior: Callable[[int], GaussianMixturePrior],
     **settings: Any,
 ) -> WeightSharing:
     """Mixtures laid over the pretrained weights of a model.
@@ -207,10 +261,10 @@ def share_weights(
         view: the model's variables, as of `view_of`.
         choices: what was decided about each of `view.weights`.
         positions: of the variables of each mixture in `view.weights`.
-        make_prior: makes a mixture.
+        make_prior: makes a mixture for a number of tensors.
         settings: as of `WeightSharing`.
     """
-    groups = [(make_prior(), group) for group in positions]
+    groups = [(make_prior(len(group)), group) for group in positions]
     sharing = WeightSharing(view.weights, choices, groups, **settings)
     for group in sharing.groups:
         group.fit_initial()

@@ -47,6 +47,8 @@ class SoftWeightSharing(Wrapped, keras.Model):
         self.inner = inner
         self.sharing = sharing
         self.supports_masking = True
+        # Past `__setattr__`, which would track them.
+        vars(self).update(sensitivity_program=None, batches=[])
         self._replica_losses = ReplicaLosses()
         self.built = True
 

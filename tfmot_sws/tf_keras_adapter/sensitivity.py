@@ -1,0 +1,74 @@
+"""The mean squared gradients of tf_keras models, by which sensitivities are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from tfmot_sws.models.wrapped import wrapped_parts
+
+# Gradients in float16 below 6e-8 are lost.
+_LOSS_SCALE = 1024.0
+
+
+def squared_gradients(
+    model: tf_keras.Model, x: Any, y: Any, sample_weight: Any
+) -> NDArray[np.floating]:
+    """A batch's error loss, that by chance, and the mean squared gradient in each tensor.
+
+    A step in training mode changes moving averages, counters and metrics; all are put back.
+
+    Args:
+        model: wrapped, or with wrapped layers, and compiled.
+        x: a batch of inputs.
+        y: its targets.
+        sample_weight: its weights, or `None`.
+
+    Returns:
+        The error loss; that with each example's target given to the next; and one number
+        a tensor, in the order of the groups and of their variables.
+    """
+    groups = [group for part in wrapped_parts(model) for group in part.groups]
+    shared = [variable.native for group in groups for variable in group.variables]
+    changed = [*model.non_trainable_variables, *(v for m in model.metrics for v in m.variables)]
+    kept = [variable.numpy() for variable in changed]
+    squares = _program(model)(shared, *_tensors((x, y, sample_weight))).numpy()
+    for variable, value in zip(changed, kept, strict=True):
+        variable.assign(value)
+    return squares
+
+
+def _program(model: tf_keras.Model) -> Any:
+    """The compiled function of a model; it holds none of the model's values."""
+    if "sensitivity_program" not in vars(model):
+        # Past `__setattr__`, which would track it.
+        vars(model)["sensitivity_program"] = tf.function(
+            lambda shared, *data: _squares(model, shared, *data), autograph=False
+        )
+    return vars(model)["sensitivity_program"]
+
+
+def _squares(
+    model: tf_keras.Model, shared: list[tf.Variable], x: Any, y: Any, sample_weight: Any
+) -> tf.Tensor:
+    with tf.GradientTape() as tape:
+        outputs = model(x, training=True)
+        loss = model.compiled_loss(y, outputs, sample_weight)
+        scaled = _LOSS_SCALE * loss
+    by_chance = model.compiled_loss(
+        tf.nest.map_structure(lambda a: tf.roll(a, 1, 0), y), outputs, sample_weight
+    )
+    gradients = tape.gradient(
+        scaled, shared, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    floats = [tf.cast(tf.convert_to_tensor(g), tf.float32) / _LOSS_SCALE for g in gradients]
+    squares = [tf.reduce_mean(tf.square(gradient)) for gradient in floats]
+    return tf.stack([tf.cast(loss, tf.float32), tf.cast(by_chance, tf.float32), *squares])
+
+
+def _tensors(nested: Any) -> Any:
+    return tf.nest.map_structure(lambda a: None if a is None else tf.convert_to_tensor(a), nested)

@@ -1,0 +1,55 @@
+"""Tells whether a training under soft weight-sharing went well, in words for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+# Of what a network had learned it may lose this share without a word.
+_LOST = 0.2
+# From here on its outputs hardly depend on its inputs.
+_CONSTANT = 0.9
+
+
+def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
+    """What is wrong with a trained model: a sentence each that says what and what to do.
+
+    Args:
+        model: wrapped, or a tf_keras model with wrapped layers.
+        parts: its wrapped parts.
+    """
+    problems = []
+    snap = min(_number(part.snap) for part in parts)
+    if snap < 1.0 - 1e-6:
+        problems.append(
+            f"The weights are only {snap:.0%} of the way to their clusters (snap), so "
+            "stripping changes what the network computes. Train to the end of the epochs "
+            "that fit was given, or with a snap schedule that ends at 1."
+        )
+    lost = max(_number(part.sharing.lost_share) for part in parts)
+    if lost > _CONSTANT:
+        problems.append(
+            f"The outputs of '{model.name}' hardly depend on its inputs any more: {lost:.0%} "
+            f"of what it had learned is lost. {_way_out(parts)}"
+        )
+    elif lost > _LOST:
+        problems.append(
+            f"The error loss of '{model.name}' ends far above where it began: {lost:.0%} of "
+            f"what it had learned is lost. {_way_out(parts)}"
+        )
+    return problems
+
+
+def _way_out(parts: Sequence[Any]) -> str:
+    tau = _number(parts[0].complexity_weight)
+    return (
+        "Start again from the pretrained model, with more epochs or with a smaller "
+        f"complexity_weight than {tau:.2g}, say a third of it; and see that plain fit of the "
+        "pretrained model keeps its accuracy at this learning rate."
+    )
+
+
+def _number(scalar: Any) -> float:
+    return float(ops.convert_to_numpy(scalar))
