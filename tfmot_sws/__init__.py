@@ -21,6 +21,8 @@ from tfmot_sws.training import schedules
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.loading import soft_weight_sharing_scope
+from tfmot_sws.training.sensitivity import measure_sensitivity
+from tfmot_sws.training.sharing_report import SharedTensor, SharingReport, sharing_report
 from tfmot_sws.training.soft_targets import soft_targets
 from tfmot_sws.training.strip import strip_soft_weight_sharing
 from tfmot_sws.training.wrapper import SoftWeightSharing
@@ -40,6 +42,8 @@ __all__ = [
     "GaussianMixturePrior",
     "LearningRates",
     "PriorOptions",
+    "SharedTensor",
+    "SharingReport",
     "SoftWeightSharing",
     "SoftWeightSharingSummaries",
     "Verification",
@@ -54,10 +58,12 @@ __all__ = [
     "fold_batch_norm",
     "get_codebooks",
     "load_compressed",
+    "measure_sensitivity",
     "place_on_int8_grid",
     "predict_tflite",
     "save_compressed",
     "schedules",
+    "sharing_report",
     "soft_targets",
     "soft_weight_sharing_scope",
     "strip_soft_weight_sharing",

@@ -64,6 +64,11 @@ class TensorReport:
         """Number of entries."""
         return int(np.prod(self.shape))
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is a kernel or embedding that is zero throughout: nothing passes it."""
+        return len(self.shape) > 1 and self.zeros == self.size > 0
+
 
 @dataclasses.dataclass(frozen=True)
 class CompressionReport:
@@ -306,7 +311,7 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
     table = Table(
         title="Compression report",
         caption=f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
-        f"Coded: the .sws file ({parts}).",
+        f"Coded: the .sws file ({parts})." + _warning(report),
         box=SIMPLE,
         padding=(0, 1, 0, 0),
         show_footer=True,
@@ -322,6 +327,14 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
         cells = _cells(record)
         table.add_row(*(cells[name] for name in shown))
     return table
+
+
+def _warning(report: CompressionReport) -> str:
+    """Names the tensors through which nothing passes."""
+    dead = [tensor.path for tensor in report.tensors if tensor.is_dead]
+    if not dead:
+        return ""
+    return f"\nALL ZERO, so that nothing passes through: {', '.join(dead)}."
 
 
 def _total_cells(report: CompressionReport) -> dict[str, str]:
@@ -344,7 +357,7 @@ def _cells(t: TensorReport) -> dict[str, str]:
     return {
         "tensor": t.path,
         "shape": "x".join(map(str, t.shape)) or "scalar",
-        "zeros": f"{t.zeros / max(t.size, 1):.1%}",
+        "zeros": f"{t.zeros / max(t.size, 1):.1%}{' !' if t.is_dead else ''}",
         "values": f"{t.distinct:,}" if t.clustered else "-",
         "bits": f"{8 * t.coded_bytes / max(t.size, 1):.3f}",
         "dense": f"{t.dense_bytes:,}",

@@ -67,9 +67,7 @@ def _count(weights: list[Tensor], mixture: MixtureTensors, widths: list[Tensor])
     )
 
 
-def rules_of(
-    mixture: MixtureTensors, widths: Sequence[Tensor], num_tensors: int
-) -> list[Rule]:
+def rules_of(mixture: MixtureTensors, widths: Sequence[Tensor], num_tensors: int) -> list[Rule]:
     """Gives each tensor its rule: that of its width, or of each component's own."""
     if widths:
         return [_common_width_rule(mixture, width) for width in widths]

@@ -269,7 +269,9 @@ class GaussianMixturePrior(keras.layers.Layer):
     def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
         """Which kernels are all zero, though their trained weights are not."""
         dead = self.all_zero(ops.convert_to_numpy(self.count(weights)[:, 0]), weights)
-        return np.array([d and bool(ops.any(w != 0)) for d, w in zip(dead, weights, strict=True)])
+        return np.array(
+            [d and bool(ops.any(w != 0)) for d, w in zip(dead, weights, strict=True)]
+        )
 
     @staticmethod
     def all_zero(zeros: NDArray[np.floating], weights: Sequence[Tensor]) -> NDArray[np.bool_]:
@@ -288,9 +290,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         slots, mixture = self.alive_slots, self.mixture()
         if slots.size == 1:
             slots = np.array([0, 1])
-            mixture = GaussianMixture(
-                [0.0, largest], np.repeat(mixture.stddevs, 2), [0.5, 0.5]
-            )
+            mixture = GaussianMixture([0.0, largest], np.repeat(mixture.stddevs, 2), [0.5, 0.5])
         means = mixture.means.copy()
         means[1 + np.abs(means[1:] - largest).argmin()] = largest
         self.set_mixture(dataclasses.replace(mixture, means=means), slots)

@@ -71,4 +71,6 @@ def _squares(
 
 
 def _tensors(nested: Any) -> Any:
-    return tf.nest.map_structure(lambda a: None if a is None else tf.convert_to_tensor(a), nested)
+    return tf.nest.map_structure(
+        lambda a: None if a is None else tf.convert_to_tensor(a), nested
+    )

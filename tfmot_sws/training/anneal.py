@@ -20,8 +20,8 @@ from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
-from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
+from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 200
@@ -62,6 +62,12 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     final sparsity, from 0 to 1, takes the place of the factor or share. tau decides how
     sparse the model becomes.
 
+    In its first 70 % it measures, on batches that `fit` has drawn from its data, how
+    sensitive the error loss is to each tensor; assignment widths follow from that.
+
+    At the end it warns of what would spoil the stripped model: an error loss far above where
+    it began, outputs that no longer depend on the inputs, a snap below 1.
+
     When the loss becomes NaN or infinite, training stops with a warning and the state at
     the end of the last good epoch comes back.
 
@@ -69,7 +75,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         complexity: factor on the wrapper's complexity weight tau. Default: from 0 to 1
             over the first 5 % of the training.
         stddev: factor on the widths that the hyperpriors prefer. Default: 1.
-        assignment: factor on the width by which weights are assigned: as it grows, more
+        assignment: factor on the widths by which weights are assigned: as it grows, more
             and more weights become zero. Default: from 0.25 to 1 between 5 % and 60 %.
         snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
             so that stripping changes nothing. Default: from 0 to 1 between 5 % and 20 %.
@@ -81,6 +87,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             merge; 0 merges none. Components without weights die in any case. Default: 0.01.
         merge_start: training fraction before which no component dies or merges. Default:
             0.2.
+        rule_end: training fraction from which the rule of the assignment is fixed: no
+            sensitivity is measured, no proportion renewed and no component merged, so that
+            the network, its moving averages above all, settles. Default: 0.7.
 
     Raises:
         ValueError: when the threshold or the fraction is out of range.
@@ -104,8 +113,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         super().__init__()
         if not merge_threshold >= 0:
             raise ValueError(f"merge_threshold must be at least 0; received {merge_threshold}.")
-        if not 0 <= merge_start <= 1:
-            raise ValueError(f"merge_start must lie in [0, 1]; received {merge_start}.")
+        for name, value in (("merge_start", merge_start), ("rule_end", rule_end)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]; received {value}.")
         self.complexity = by_fraction(complexity) or linear(0.0, 1.0, end=0.05)
         self.stddev = by_fraction(stddev) or constant(1.0)
         self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)

@@ -62,9 +62,7 @@ def _of_arrays(arguments: dict[str, Any], most: int) -> list[Any]:
     """Batches of every so-many-th row, because rows may be sorted."""
     names = ("x", "y", "sample_weight")
     data = tuple(arguments.get(name) for name in names)
-    size = count_examples(
-        data[0], validation_split=arguments.get("validation_split") or 0.0
-    )
+    size = count_examples(data[0], validation_split=arguments.get("validation_split") or 0.0)
     batch = min(arguments.get("batch_size") or _USUAL_BATCH, size)
     count = min(most, math.ceil(size / batch))
     stride = size // batch

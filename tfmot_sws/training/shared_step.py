@@ -156,9 +156,9 @@ class WeightSharing(keras.layers.Layer):
         """Whether any kernel has died; what is held; members and proportions; purely."""
         # Values come as arguments, because a program of JAX would make variables constants.
         dead, results = [], []
-        for group, tensors, values in zip(self.groups, weights, of_priors, strict=True):
+        for group, variables, values in zip(self.groups, weights, of_priors, strict=True):
             prior = group.prior
-            tensors = [ops.cast(tensor, "float32") for tensor in tensors]
+            tensors = [ops.cast(variable, "float32") for variable in variables]
             before = list(zip(prior.variables, values, strict=True))
             with keras.StatelessScope(before):
                 counts = prior.count(tensors)

@@ -7,6 +7,8 @@ LiteRT.
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 from keras import ops
 from numpy.typing import NDArray
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.wrapped import Wrapped, is_wrapped, wrapped_parts
+from tfmot_sws.training.health import find_problems
 
 
 def strip_soft_weight_sharing(model: Wrapped) -> keras.Model:
     """A plain Keras model in which every shared weight is its component's mean.
 
-    Use it after `fit`. The wrapped model stays as it is and can train on.
+    Use it after `fit`. The wrapped model stays as it is and can train on. Warns, as the end
+    of `fit` did, if the training went wrong.
 
     Args:
         model: a model from `apply_soft_weight_sharing`, trained, or a tf_keras model with
@@ -46,6 +50,8 @@ def strip_soft_weight_sharing(model: Wrapped) -> keras.Model:
             "stripping it now would round pretrained weights to a few values. Call "
             "fit(..., callbacks=[AnnealAndMerge()]) first."
         )
+    for problem in find_problems(model, parts):
+        warnings.warn(problem, stacklevel=2)
     strip_layers = library_of(model).strip_layers
     if not is_wrapped(model) and strip_layers:
         return copy_float32(strip_layers(model))

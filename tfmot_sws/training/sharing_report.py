@@ -1,0 +1,144 @@
+"""Tells how each tensor of a model under soft weight-sharing is treated, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.wrapped import wrapped_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedTensor:
+    """How one tensor is shared.
+
+    Args:
+        path: of its variable.
+        shape: its shape.
+        scale: root mean square of its pretrained weights.
+        sensitivity: mean squared gradient of one example's error loss over its weights; 0
+            while it has not been measured.
+        width: assignment width, in the units of the weights: the larger, the more of them
+            become zero.
+        zeros: number of weights in the zero component.
+        distinct: number of components that it uses, zero's included.
+        bits: entropy of the assignments, in bits a weight.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    scale: float
+    sensitivity: float
+    width: float
+    zeros: int
+    distinct: int
+    bits: float
+
+    @property
+    def size(self) -> int:
+        """Number of its weights."""
+        return int(np.prod(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class SharingReport:
+    """The records of all shared tensors.
+
+    Args:
+        tensors: one record each, in the order of the groups.
+    """
+
+    tensors: tuple[SharedTensor, ...]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Returns the records as plain values, ready for JSON."""
+        return [dataclasses.asdict(tensor) for tensor in self.tensors]
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None, force_jupyter=False)
+        with console.capture() as captured:
+            console.print(self.table())
+        return captured.get()
+
+    def table(self) -> Table:
+        """Returns the report as a rich table."""
+        table = Table(
+            title="Weights under soft weight-sharing",
+            caption="Width: in multiples of the scale, at most 1.3 by default. It falls as "
+            "the root of the sensitivity grows.",
+            box=SIMPLE,
+        )
+        for name in ("tensor", "shape"):
+            table.add_column(name, overflow="fold")
+        for name in ("scale", "sensitivity", "width", "zeros", "values", "bits"):
+            table.add_column(name, justify="right")
+        for t in self.tensors:
+            table.add_row(
+                t.path,
+                "x".join(map(str, t.shape)) or "scalar",
+                f"{t.scale:.3g}",
+                f"{t.sensitivity:.1e}" if t.sensitivity else "not measured",
+                f"{t.width / t.scale:.3f}",
+                f"{t.zeros / t.size:.1%}",
+                str(t.distinct),
+                f"{t.bits:.2f}",
+            )
+        return table
+
+
+def sharing_report(model: keras.Model) -> SharingReport:
+    """Tells scale, sensitivity, assignment width and bits of every shared tensor.
+
+    Args:
+        model: from `apply_soft_weight_sharing`, before, during or after its training.
+
+    Returns:
+        The records; `print` shows them as a table, `to_dicts()` gives plain values.
+
+    Raises:
+        TypeError: the model is not wrapped.
+    """
+    parts = wrapped_parts(model)
+    if not parts:
+        raise TypeError(
+            "sharing_report expects a model wrapped by apply_soft_weight_sharing; received "
+            f"{type(model).__name__}. For a stripped model there is compression_report."
+        )
+    groups = [group for part in parts for group in part.groups]
+    return SharingReport(tuple(record for group in groups for record in _records(group)))
+
+
+def _records(group: Any) -> Iterator[SharedTensor]:
+    prior = group.prior
+    numbers = zip(
+        *(_numbers(v) for v in (prior.tensor_scales, prior.sensitivities, prior.widths)),
+        strict=True,
+    )
+    tensors = zip(group.variables, numbers, group.assignments(), strict=True)
+    for variable, (scale, sensitivity, width), slots in tensors:
+        counts = np.bincount(slots.reshape(-1), minlength=prior.num_components)
+        yield SharedTensor(
+            path=variable.path,
+            shape=tuple(variable.shape),
+            scale=scale,
+            sensitivity=sensitivity,
+            width=width,
+            zeros=int(counts[0]),
+            distinct=int(np.count_nonzero(counts)),
+            bits=float(entropy_bits(counts)),
+        )
+
+
+def _numbers(variable: keras.Variable) -> list[float]:
+    values: NDArray[np.floating] = ops.convert_to_numpy(variable)
+    return values.astype(float).tolist()
