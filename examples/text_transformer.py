@@ -33,7 +33,6 @@ NUM_PACKAGES, NUM_WORDS, PIECE = 20, 4_000, 24
 WIDTH, HEADS, BLOCKS = 64, 4, 2
 DENSE_EPOCHS, SHARE_EPOCHS = 8, 24
 DENSE_RATE, SHARE_RATE, BATCH_SIZE = 1e-3, 1e-3, 64
-ZERO_PROPORTION = 0.9
 
 
 def read_packages():
@@ -155,9 +154,7 @@ def main():
     rows = {"dense": measure(dense, test_set)}
     dense_bytes = dense_size(dense)
 
-    # Few texts, and a network that needs many words: with the default of 0.99 zeros the
-    # accuracy falls by several points.
-    shared = sws.apply_soft_weight_sharing(dense, zero_proportion=ZERO_PROPORTION)
+    shared = sws.apply_soft_weight_sharing(dense)
     history = train(shared, train_set, SHARE_EPOCHS, SHARE_RATE, [sws.AnnealAndMerge()])
     console.print(f"Zeros in the last epoch: {history['zeros'][-1]:.1%}")
     small = sws.strip_soft_weight_sharing(shared)

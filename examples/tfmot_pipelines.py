@@ -47,8 +47,6 @@ warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
 SEED = 0
 BATCH_SIZE = 32
 SPARSITY = 0.6
-# Few weights, few images: less is expected at zero than by default.
-ZERO_PROPORTION = 0.9
 # Of pretraining, and of each step after it.
 PRETRAIN_EPOCHS, STEP_EPOCHS = 20, 30
 QUICK_EPOCHS = 4, 8
@@ -97,7 +95,7 @@ def prune(model, data, epochs):
 
 def share(model, data, epochs, **settings):
     """Soft weight-sharing, of a Keras 3 or a tf_keras model."""
-    shared = sws.apply_soft_weight_sharing(model, zero_proportion=ZERO_PROPORTION, **settings)
+    shared = sws.apply_soft_weight_sharing(model, **settings)
     train(shared, data, epochs, 2e-3, [sws.AnnealAndMerge()])
     return sws.strip_soft_weight_sharing(shared)
 

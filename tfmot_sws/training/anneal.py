@@ -21,7 +21,7 @@ from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
-from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
+from tfmot_sws.training.sensitivity import measure_losses, update_sensitivity
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 200
@@ -81,8 +81,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             so that stripping changes nothing. Default: from 0 to 1 between 5 % and 20 %.
         dither: standard deviation of noise on the assignment in training, in assignment
             widths; it should end at 0. Weights near a boundary between components take both
-            sides in turn, so that the network comes to depend on neither and generalises
-            better. Default: from 0.5 to 0 between 35 % and 85 %.
+            sides in turn, so that the network comes to depend on neither. It has helped
+            networks with many weights for their task; where there is BatchNorm, moving
+            averages then describe another network than the one that is validated. Default:
+            none.
         merge_threshold: components nearer than this symmetric KL divergence, in nats,
             merge; 0 merges none. Components without weights die in any case. Default: 0.01.
         merge_start: training fraction before which no component dies or merges. Default:
@@ -120,7 +122,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self.stddev = by_fraction(stddev) or constant(1.0)
         self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)
         self.snap = by_fraction(snap) or linear(0.0, 1.0, start=0.05, end=0.2)
-        self.dither = by_fraction(dither) or linear(0.5, 0.0, start=0.35, end=0.85)
+        self.dither = by_fraction(dither) or constant(0.0)
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self.rule_end = rule_end
@@ -198,7 +200,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         batches, first = self.model.batches, not self._measured
         self._measured = self._step(batch)
         for i in range(_FIRST_BATCHES if first else 1):
-            measure_sensitivity(self.model, *batches[(self._measured + i) % len(batches)])
+            update_sensitivity(self.model, *batches[(self._measured + i) % len(batches)])
         if not _number(self._sharings[0].first_loss):
             self._sharings[0].first_loss.assign(self._losses()[0])
 

@@ -31,10 +31,10 @@ _LOSS_SCALE = 1024.0
 def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:
     """Measures the sensitivity of each shared tensor on one batch, for a loop of your own.
 
-    `fit` does so by itself, with `AnnealAndMerge` among its callbacks. In a training loop of
-    your own, call it a few times before the first step, each time with another batch, and
-    then once in some fifty steps, until 70 % of the training. The assignment widths follow
-    at the next update of the schedules.
+    The assignment widths follow from it, and the proportions from a new count of each
+    component's members. `fit` does so by itself, with `AnnealAndMerge` among its callbacks.
+    In a training loop of your own, call it a few times before the first step, each time with
+    another batch, and then once in some twenty steps, until 70 % of the training.
 
     Args:
         model: wrapped by `apply_soft_weight_sharing` and compiled with its loss.
@@ -61,6 +61,15 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
             f"Model '{model.name}' is not compiled with a loss, whose gradient is to be "
             "measured. Call compile(loss=..., optimizer=...) first."
         )
+    update_sensitivity(model, x, y, sample_weight)
+    for part in parts:
+        part.sharing.set_widths()
+        part.sharing.renew(counting=True)
+
+
+def update_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """As `measure_sensitivity`, of which nothing follows yet."""
+    parts = wrapped_parts(model)
     size = np.shape(keras.tree.flatten(x)[0])[0]
     measured = size * _measure(model, x, y, sample_weight)[2:]
     groups = [group for part in parts for group in part.sharing.groups]

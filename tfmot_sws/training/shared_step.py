@@ -85,6 +85,8 @@ class WeightSharing(keras.layers.Layer):
         self.lost_share = self._scalar("lost_share")
         self.is_renewed = False
         self._renewal: Any = None
+        # On the widths that hyperpriors prefer and on those of the assignment.
+        self._width_factors = 1.0, 1.0
         self.built = True
         self.complexity_weight.assign(self._base_weight())
 
@@ -112,13 +114,17 @@ class WeightSharing(keras.layers.Layer):
         self, *, complexity: float, snap: float, dither: float, stddev: float, assignment: float
     ) -> None:
         """Sets what schedules give; see `AnnealAndMerge`."""
-        base = self._base_weight()
-        self.complexity_weight.assign(base * complexity)
+        self.complexity_weight.assign(self._base_weight() * complexity)
         self.snap.assign(snap)
         self.dither.assign(dither)
-        price = base / float(self.train_size or 1)
+        self._width_factors = stddev, assignment
+        self.set_widths()
+
+    def set_widths(self) -> None:
+        """Sets all widths from what is known of the sensitivities, times schedules' factors."""
+        price = self._base_weight() / float(self.train_size or 1)
         for group in self.groups:
-            group.prior.set_widths(stddev, assignment, price)
+            group.prior.set_widths(*self._width_factors, price)
 
     @property
     def renewal_period(self) -> int:
