@@ -22,7 +22,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from keras import layers
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +36,16 @@ DENSE_RATE, SHARE_RATE, BATCH_SIZE = 1e-3, 1e-3, 64
 
 def read_packages():
     """The words of all documentation strings, by the standard library's package."""
-    library = pathlib.Path(sysconfig.get_path("stdlib"))
     words = collections.defaultdict(list)
+    for package, text in read_docstrings():
+        words[package] += text
+    longest = sorted(words, key=lambda name: len(words[name]), reverse=True)
+    return {name: words[name] for name in longest[:NUM_PACKAGES]}
+
+
+def read_docstrings():
+    """Yields the standard library's packages and the words of a string of theirs."""
+    library = pathlib.Path(sysconfig.get_path("stdlib"))
     seen = set()
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
@@ -47,9 +54,7 @@ def read_packages():
         for text in docstrings(path.read_text(encoding="utf-8", errors="replace")):
             if text not in seen:
                 seen.add(text)
-                words[parts[0]] += re.findall(r"[a-z]+|[^\sa-z]", text.lower())
-    longest = sorted(words, key=lambda name: len(words[name]), reverse=True)
-    return {name: words[name] for name in longest[:NUM_PACKAGES]}
+                yield parts[0], re.findall(r"[a-z]+|[^\sa-z]", text.lower())
 
 
 def docstrings(source):
@@ -82,24 +87,37 @@ def make_data(packages):
     return (x[cut:], y[cut:]), (x[:cut], y[:cut])
 
 
-@keras.saving.register_keras_serializable(package="text_transformer")
-class Positions(layers.Layer):
-    """Adds a learned vector to each place of a text."""
+def make_positions(keras):
+    """The class of a layer, of Keras 3 or tf_keras."""
 
-    def build(self, input_shape):
-        """One vector a place."""
-        self.embeddings = self.add_weight(name="embeddings", shape=tuple(input_shape[1:]))
+    @keras.saving.register_keras_serializable(package="text_transformer")
+    class Positions(keras.layers.Layer):
+        """Adds a learned vector to each place of a text."""
 
-    def call(self, inputs):
-        """Adds them."""
-        return inputs + self.embeddings
+        def build(self, input_shape):
+            """One vector a place."""
+            self.embeddings = self.add_weight(name="embeddings", shape=tuple(input_shape[1:]))
+
+        def call(self, inputs):
+            """Adds them."""
+            return inputs + self.embeddings
+
+    return Positions
 
 
-def build_model():
-    """Embeddings, two blocks of attention and a dense pair each, and the mean over places."""
+Positions = make_positions(keras)
+
+
+def build_model(keras=keras):
+    """Embeddings, two blocks of attention and a dense pair each, and the mean over places.
+
+    Built by Keras 3 or, if given, tf_keras.
+    """
+    layers = keras.layers
+    positions = Positions if issubclass(Positions, layers.Layer) else make_positions(keras)
     inputs = keras.Input((PIECE,), dtype="int32")
     x = layers.Embedding(NUM_WORDS, WIDTH, name="words")(inputs)
-    x = layers.Dropout(0.3)(Positions(name="positions")(x))
+    x = layers.Dropout(0.3)(positions(name="positions")(x))
     for k in range(BLOCKS):
         normed = layers.LayerNormalization()(x)
         attended = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"attention_{k}")(
