@@ -1,0 +1,75 @@
+"""A transformer and a bag of words on the standard library's documentation strings."""
+
+import collections
+import functools
+
+import numpy as np
+
+from benchmarks.real_networks.network import Network, Training, split
+from examples import text_transformer
+
+NUM_WORDS, LENGTH, WIDTH = 2_000, 64, 24
+NOTE = "The texts are those of the Python that runs."
+
+
+@functools.cache
+def load_pieces():
+    """The example's pieces of 24 words; a tenth of those to learn from is for validation."""
+    (x, y), test = text_transformer.make_data(text_transformer.read_packages())
+    cut = len(x) - len(x) // 10
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:]), test
+
+
+@functools.cache
+def load_docstrings():
+    """Whole strings as up to 64 word numbers, 0 where none is left, and their packages.
+
+    Strings are split, not pieces of them: what is tested on comes from none that was
+    learned from. Number 1 stands for rare words, of which the training strings decide.
+    """
+    texts = collections.defaultdict(list)
+    for package, words in text_transformer.read_docstrings():
+        texts[package].append(words[:LENGTH])
+    longest = sorted(texts, key=lambda name: len(texts[name]), reverse=True)
+    kept = longest[: text_transformer.NUM_PACKAGES]
+    pairs = [(words, label) for label, name in enumerate(kept) for words in texts[name]]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    held_out = len(pairs) // 6
+    pairs = [pairs[k] for k in order]
+    counts = collections.Counter(
+        word for words, _ in pairs[: len(pairs) - 2 * held_out] for word in words
+    )
+    numbers = {word: k for k, (word, _) in enumerate(counts.most_common(NUM_WORDS - 2), 2)}
+    x = np.zeros((len(pairs), LENGTH), np.int32)
+    for row, (words, _) in zip(x, pairs, strict=True):
+        row[: len(words)] = [numbers.get(word, 1) for word in words]
+    return split(x, np.array([label for _, label in pairs]), held_out, held_out)
+
+
+def bag_of_words(library):
+    """An embedding, the mean over the words, two dense layers; 51 k parameters."""
+    layers = library.layers
+    return library.Sequential(
+        [
+            library.Input((LENGTH,), dtype="int32"),
+            layers.Embedding(NUM_WORDS, WIDTH, mask_zero=True),
+            layers.GlobalAveragePooling1D(),
+            layers.Dropout(0.3),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(text_transformer.NUM_PACKAGES),
+        ],
+        name="bag_of_words",
+    )
+
+
+NETWORKS = [
+    Network("text", bag_of_words, load_docstrings, Training(30), Training(20), note=NOTE),
+    Network(
+        "transformer",
+        text_transformer.build_model,
+        load_pieces,
+        Training(text_transformer.DENSE_EPOCHS, text_transformer.DENSE_RATE),
+        Training(text_transformer.SHARE_EPOCHS, text_transformer.SHARE_RATE),
+        note=NOTE,
+    ),
+]
