@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 
 from tabulate import tabulate
 
@@ -101,6 +102,28 @@ def _version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+# What is measured and chosen.
+
+
+def count_sws_bytes(model):
+    """Size of a model as save_compressed writes it, architecture included."""
+    # Imported here: most benchmarks that take arguments from this module need no Keras.
+    import tfmot_sws as sws
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.sws"
+        sws.save_compressed(model, path)
+        return path.stat().st_size
+
+
+def pick(records, limit):
+    """The smallest whose validation error is within the limit, else the most accurate."""
+    good = [r for r in records if r["validation error"] <= limit]
+    if good:
+        return min(good, key=lambda r: r["bytes"])
+    return min(records, key=lambda r: r["validation error"])
 
 
 # What is written.

@@ -15,6 +15,7 @@ NNCodec needs an older NumPy, so it lives in an environment of its own:
     python -m benchmarks.compression ... --nncodec .venv-nncodec/bin/python
 """
 
+import functools
 import gzip
 import json
 import pathlib
@@ -74,19 +75,32 @@ def run_tfmot(dense, folder, splits, limit):
         np.savez(arrays, *(array for split in splits for array in split))
         common.run_module("tfmot_pipeline", dense.name, weights, arrays, results)
         arrays.unlink()
-    return _pick(json.loads(results.read_text()), limit)
+    return common.pick(json.loads(results.read_text()), limit)
 
 
 def run_nncodec(python, dense, folder, splits, limit):
     """NNCodec on the dense network, at every quantisation parameter."""
     results = folder / "nncodec.json"
     if not results.exists():
-        with tempfile.TemporaryDirectory() as name:
-            scratch = pathlib.Path(name)
-            sizes = _code(python, scratch, "dense", dense, NNCODEC_QPS)
-            records = [_decoded(scratch, qp, sizes, dense, splits) for qp in NNCODEC_QPS]
+        measure = functools.partial(_measure, splits=splits)
+        records = try_nncodec(python, dense, NNCODEC_QPS, measure)
         results.write_text(json.dumps(records))
-    return _pick(json.loads(results.read_text()), limit)
+    return common.pick(json.loads(results.read_text()), limit)
+
+
+def try_nncodec(python, dense, qps, measure):
+    """A record of each quantisation parameter; `measure` gives the figures of a model."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = pathlib.Path(name)
+        sizes = _code(python, scratch, "dense", dense, qps)
+        return [
+            {
+                "setting": f"qp {qp}",
+                "bytes": sizes[str(qp)],
+                **measure(_decode(scratch, qp, dense)),
+            }
+            for qp in qps
+        ]
 
 
 def _code(python, scratch, kind, model, qps=()):
@@ -98,14 +112,17 @@ def _code(python, scratch, kind, model, qps=()):
     return json.loads((scratch / "sizes.json").read_text())
 
 
-def _decoded(scratch, qp, sizes, dense, splits):
-    _, validation, test = splits
+def _decode(scratch, qp, dense):
+    """The dense network with the weights that NNCodec gives back."""
     model = keras.models.clone_model(dense)
     with np.load(scratch / f"decoded{qp}.npz") as file:
         model.set_weights([file[name] for name in file.files])
+    return model
+
+
+def _measure(model, splits):
+    _, validation, test = splits
     return {
-        "setting": f"qp {qp}",
-        "bytes": sizes[str(qp)],
         "validation error": lenet.measure_error(model, validation),
         "test error": lenet.measure_error(model, test),
     }
@@ -115,14 +132,6 @@ def run_nncodec_on_ours(python, small):
     """Bytes of our indices, coded by NNCodec without loss, and of the codebook."""
     with tempfile.TemporaryDirectory() as name:
         return _code(python, pathlib.Path(name), "stripped", small)["stripped"]
-
-
-def _pick(records, limit):
-    """The smallest whose validation error is within the limit, else the most accurate."""
-    good = [r for r in records if r["validation error"] <= limit]
-    if good:
-        return min(good, key=lambda r: r["bytes"])
-    return min(records, key=lambda r: r["validation error"])
 
 
 def run_seed(seed, splits, args):

@@ -18,8 +18,6 @@ in it.
 
 import functools
 import gzip
-import pathlib
-import tempfile
 import time
 import warnings
 
@@ -171,7 +169,7 @@ class Run:
             "zeros": zeros,
             ".tflite": len(tflite),
             "gzip": len(gzip.compress(tflite, 9)),
-            ".sws": count_sws_bytes(model) if model else None,
+            ".sws": common.count_sws_bytes(model) if model else None,
             "epochs": num_steps * self.epochs,
         }
 
@@ -227,14 +225,6 @@ def measure_accuracy(tflite, data):
     """Share of right answers of a file in LiteRT, 0 to 1."""
     (logits,) = sws.predict_tflite(tflite, data[0])
     return steps.measure_accuracy(logits, data[1])
-
-
-def count_sws_bytes(model):
-    """Size of a model as save_compressed writes it, architecture included."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.sws"
-        sws.save_compressed(model, path)
-        return path.stat().st_size
 
 
 def run_net(net, splits, args):
