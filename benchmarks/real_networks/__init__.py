@@ -1,6 +1,7 @@
 """Real networks under soft weight-sharing, and under what one would do instead."""
 
 from benchmarks.real_networks import digits, photos, series, shapes, tables, texts
+from benchmarks.real_networks.report import to_markdown
 
 # Quickest first.
 NETWORKS = {
@@ -9,4 +10,4 @@ NETWORKS = {
     for network in module.NETWORKS
 }
 
-__all__ = ["NETWORKS"]
+__all__ = ["NETWORKS", "to_markdown"]
