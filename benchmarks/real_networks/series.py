@@ -57,11 +57,12 @@ def _chirps(generator, falling):
     return np.sin(middle * time + 0.5 * slope * time**2 + phase)
 
 
-def _echoes(generator, upright):
-    """Two bumps far from each other; the answer is whether their signs agree."""
-    sign = generator.choice([-1, 1], upright.shape)
-    early, late = _uniform(generator, 8, 30, upright), _uniform(generator, 60, 88, upright)
-    return sign * (_bump(early, 4) + np.where(upright, 1, -1) * _bump(late, 4))
+def _echoes(generator, growing):
+    """Two bumps far from each other; the answer is which of them is higher."""
+    early, late = _uniform(generator, 8, 30, growing), _uniform(generator, 60, 88, growing)
+    high, low = _uniform(generator, 1.2, 2.0, growing), _uniform(generator, 0.4, 1.0, growing)
+    first, second = np.where(growing, (low, high), (high, low))
+    return first * _bump(early, 5) + second * _bump(late, 5)
 
 
 def recurrent(library):
