@@ -43,15 +43,13 @@ class ClusteredTraining(keras.Model):
         return self.inner(inputs, training=training)
 
     def train_step(self, data):
-        """Keras' step with clustered weights; what it adds to them goes to the weights."""
-        pairs = [
-            (weight, ops.convert_to_tensor(weight), near) for weight, near in self._pairs()
-        ]
-        for weight, _, near in pairs:
+        """Keras' step on the clustered weights, to which their distances are added again."""
+        moves = [(weight, weight - near, near) for weight, near in self._pairs()]
+        for weight, _, near in moves:
             weight.assign(near)
         logs = super().train_step(data)
-        for weight, before, near in pairs:
-            weight.assign(before + (weight - near))
+        for weight, distance, _ in moves:
+            weight.assign_add(distance)
         return logs
 
     def fit_codebooks(self):

@@ -24,26 +24,32 @@ def load_pieces():
 def load_docstrings():
     """Whole strings as up to 64 word numbers, 0 where none is left, and their packages.
 
-    Strings are split, not pieces of them: what is tested on comes from none that was
-    learned from. Number 1 stands for rare words, of which the training strings decide.
+    Strings are split, not pieces of them, and none begins as another does: what is tested
+    on was not learned from. Number 1 stands for rare words, of which the training strings
+    decide.
     """
-    texts = collections.defaultdict(list)
+    owners = {}
     for package, words in text_transformer.read_docstrings():
-        texts[package].append(words[:LENGTH])
-    longest = sorted(texts, key=lambda name: len(texts[name]), reverse=True)
-    kept = longest[: text_transformer.NUM_PACKAGES]
-    pairs = [(words, label) for label, name in enumerate(kept) for words in texts[name]]
-    order = np.random.default_rng(0).permutation(len(pairs))
-    held_out = len(pairs) // 6
-    pairs = [pairs[k] for k in order]
-    counts = collections.Counter(
-        word for words, _ in pairs[: len(pairs) - 2 * held_out] for word in words
-    )
+        owners.setdefault(tuple(words[:LENGTH]), package)
+    common = collections.Counter(owners.values()).most_common(text_transformer.NUM_PACKAGES)
+    numbers = {package: number for number, (package, _) in enumerate(common)}
+    texts = [text for text, package in owners.items() if package in numbers]
+    labels = np.array([numbers[owners[text]] for text in texts])
+    order = np.random.default_rng(0).permutation(len(texts))
+    held_out = len(texts) // 6
+    learned_from = [texts[k] for k in order[: len(texts) - 2 * held_out]]
+    x = _number_words([texts[k] for k in order], learned_from)
+    return split(x, labels[order], held_out, held_out)
+
+
+def _number_words(texts, learned_from):
+    """Word numbers of shape (texts, 64)."""
+    counts = collections.Counter(word for text in learned_from for word in text)
     numbers = {word: k for k, (word, _) in enumerate(counts.most_common(NUM_WORDS - 2), 2)}
-    x = np.zeros((len(pairs), LENGTH), np.int32)
-    for row, (words, _) in zip(x, pairs, strict=True):
-        row[: len(words)] = [numbers.get(word, 1) for word in words]
-    return split(x, np.array([label for _, label in pairs]), held_out, held_out)
+    x = np.zeros((len(texts), LENGTH), np.int32)
+    for row, text in zip(x, texts, strict=True):
+        row[: len(text)] = [numbers.get(word, 1) for word in text]
+    return x
 
 
 def bag_of_words(library):
@@ -63,7 +69,7 @@ def bag_of_words(library):
 
 
 NETWORKS = [
-    Network("text", bag_of_words, load_docstrings, Training(30), Training(20), note=NOTE),
+    Network("text", bag_of_words, load_docstrings, Training(20, 3e-3), Training(20), note=NOTE),
     Network(
         "transformer",
         text_transformer.build_model,
