@@ -10,7 +10,7 @@ SIZE, SHAPES = 48, 4
 # Nothing, discs, squares, diamonds.
 NUM_CLASSES = 4
 NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 3_000, 500, 1_000
-NOISE = 0.25
+NOISE = 0.2
 
 
 @functools.cache
@@ -25,12 +25,13 @@ def load():
 def _draw(generator):
     """A picture, its later shapes over the earlier ones, and its classes."""
     labels = np.zeros((SIZE, SIZE), np.int32)
-    picture = np.full((SIZE, SIZE), generator.uniform(0.3, 0.5))
+    ground = generator.uniform(0.4, 0.6)
+    picture = np.full((SIZE, SIZE), ground)
     for kind in generator.integers(1, NUM_CLASSES, SHAPES):
         inside = _distance(generator, kind) < generator.uniform(4, 9)
         labels[inside] = kind
-        # Brighter or darker than what lies behind, sometimes by little.
-        picture[inside] = generator.uniform(0.0, 1.0)
+        # Brighter or darker than the ground, sometimes by little.
+        picture[inside] = ground + generator.choice([-1, 1]) * generator.uniform(0.2, 0.6)
     picture += _shade(generator) + NOISE * generator.standard_normal(picture.shape)
     return picture[..., None].astype(np.float32), labels
 
