@@ -1,5 +1,6 @@
 """The benchmark of real networks: its data, its training, its recipes and its tables."""
 
+import dataclasses
 import json
 import types
 
@@ -159,8 +160,8 @@ def test_run_keeps_the_other_rows_when_one_fails_and_goes_on_later(monkeypatch, 
     record = run_main(monkeypatch, tmp_path, *words)
     rows = {(r["network"], r["recipe"], r["setting"]): r for r in record["rows"]}
     assert rows["diabetes", "tfmot", "once"]["problem"] == "failed: ValueError: no luck"
-    assert rows["diabetes", "nncodec", "qp -38"]["problem"].startswith("not run")
-    assert rows["diabetes", "dense", "trained on"]["bytes"] == 4 * (11 * 64 + 65 * 64 + 65)
+    assert rows["diabetes", "nncodec", "all"]["problem"].startswith("not run")
+    assert rows["diabetes", "dense", "as pretrained"]["bytes"] == 4 * (11 * 64 + 65 * 64 + 65)
     for name in ("breast-cancer", "diabetes"):
         ours = rows[name, "sws", "default"]
         assert ours["bytes"] < ours["dense bytes"] / 4
@@ -184,10 +185,18 @@ def test_tfmot_prunes_and_clusters_the_twin(monkeypatch, tmp_path):
 
 
 def test_networks_that_take_days_are_not_run():
-    row = {"seed": 0, "recipe": "dense"}
     slow = types.SimpleNamespace(on_request=True)
-    found = __main__.run_row(slow, row, None, types.SimpleNamespace(wrn=False))
+    found = __main__.make_row(slow, 0, None, None, types.SimpleNamespace(wrn=False))
     assert found["problem"].startswith("not run: takes days")
+
+
+def test_nothing_is_run_on_a_network_that_cannot_be_had(monkeypatch, tmp_path):
+    monkeypatch.delenv("BENCHMARK_DATA", raising=False)
+    missing = dataclasses.replace(NETWORKS["diabetes"], build=photos.resnet_8)
+    monkeypatch.setitem(NETWORKS, "diabetes", missing)
+    rows = run_main(monkeypatch, tmp_path, "--epochs", "2", "--recipes", "dense")["rows"]
+    assert [row["network"] for row in rows] == ["breast-cancer", "breast-cancer", "diabetes"]
+    assert "pretrainedResnet.h5 is missing" in rows[-1]["problem"]
 
 
 # Tables.

@@ -17,6 +17,7 @@ reason in the table. Results are stored after each row, and `--resume` goes on w
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -29,7 +30,7 @@ import tensorflow as tf
 from benchmarks import common
 from benchmarks.real_networks import NETWORKS, files
 from benchmarks.real_networks.network import CACHE, OPTIMIZERS
-from benchmarks.real_networks.recipes import RECIPES, NotRunError
+from benchmarks.real_networks.recipes import PRETRAINED, RECIPES, NotRunError
 from benchmarks.real_networks.report import to_markdown
 
 SCRIPT = "real_networks"
@@ -61,30 +62,22 @@ def describe(network):
     }
 
 
-def plan(args):
-    """All rows that are asked for: network, seed, recipe, label and setting."""
-    for name in args.nets:
-        for seed in args.seeds:
-            for recipe in args.recipes:
-                for label, setting in RECIPES[recipe].settings(args).items():
-                    yield (
-                        {
-                            "network": name,
-                            "seed": seed,
-                            "recipe": recipe,
-                            "setting": label,
-                        },
-                        setting,
-                    )
+def plan(name, seed, args):
+    """The rows of a network and seed, each with the recipe and setting that make it."""
+    recipes = [("dense", PRETRAINED), *((key, RECIPES[key]) for key in args.recipes)]
+    for key, recipe in recipes:
+        for label, setting in recipe.settings(args).items():
+            row = {"network": name, "seed": seed, "recipe": key, "setting": label}
+            yield row, recipe, setting
 
 
-def run_row(network, row, setting, args):
+def make_row(network, seed, recipe, setting, args):
     """The figures of a row, or the problem that kept it from them."""
     keras.backend.clear_session()
     try:
         check_time(network, args)
-        figures = RECIPES[row["recipe"]].run(network, row["seed"], setting, args)
-        dense = network.dense(row["seed"], args.cache)
+        figures = recipe.run(network, seed, setting, args)
+        dense = network.dense(seed, args.cache)
     except NotRunError as reason:
         return {"problem": f"not run: {reason}"}
     # Whatever stops one row must not stop the others.
@@ -102,27 +95,29 @@ def check_time(network, args):
 
 
 def run_all(args, record):
+    """Runs the networks that are asked for, each with every seed."""
+    for name, seed in itertools.product(args.nets, args.seeds):
+        network = choose_network(name, args)
+        record["networks"][name] = describe(network)
+        run_network(network, list(plan(name, seed, args)), args, record)
+
+
+def run_network(network, rows, args, record):
     """Runs the rows that the record does not hold yet, and stores it after each."""
-    for row, setting in plan(args):
-        if is_done(row, record["rows"]):
+    for row, recipe, setting in rows:
+        if any(is_same(row, old) for old in record["rows"]):
             continue
-        network = choose_network(row["network"], args)
-        figures = run_row(network, row, setting, args)
-        record["networks"][row["network"]] = describe(network)
-        record["rows"] = [old for old in record["rows"] if not is_same(row, old)]
+        figures = make_row(network, row["seed"], recipe, setting, args)
         record["rows"].append({**row, **figures, "ended": time.strftime("%F %T")})
         common.write(SCRIPT, args, record, to_markdown(record))
         print(record["rows"][-1], flush=True)
+        if recipe is PRETRAINED and "problem" in figures:
+            break
 
 
 def is_same(row, other):
     """Whether two rows are of the same network, seed, recipe and setting."""
     return all(row[key] == other[key] for key in ("network", "seed", "recipe", "setting"))
-
-
-def is_done(row, rows):
-    """Whether a row is among those that have figures."""
-    return any(is_same(row, other) and "problem" not in other for other in rows)
 
 
 def open_record(args):
@@ -138,7 +133,14 @@ def open_record(args):
             raise SystemExit(f"--{name} was {before} when {path.name} began, not {now}.")
     keys = ("command", "environment")
     stored["continued"].append({key: record[key] for key in keys})
+    stored["rows"] = [row for row in stored["rows"] if not is_tried_again(row, args)]
     return stored
+
+
+def is_tried_again(row, args):
+    """Whether a row has failed and is asked for anew."""
+    asked = row["network"] in args.nets and row["seed"] in args.seeds
+    return "problem" in row and asked and row["recipe"] in ("dense", *args.recipes)
 
 
 def main():

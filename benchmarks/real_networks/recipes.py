@@ -55,14 +55,20 @@ def time_fit(network, model, seed, training=None, callbacks=()):
 # The dense network.
 
 
-def run_dense(network, seed, trained_on, args):
-    """The network as it was pretrained, or trained on for as long as the others."""
+def run_pretrained(network, seed, _, args):
+    """The network as all recipes find it; pretrains it where the cache does not hold it."""
     model = network.dense(seed, args.cache)
-    seconds = time_fit(network, model, seed) if trained_on else None
+    return {"bytes": 4 * model.count_params(), **measure(network, model)}
+
+
+def run_dense(network, seed, _, args):
+    """The network trained on for as long as the others."""
+    model = network.dense(seed, args.cache)
+    seconds = time_fit(network, model, seed)
     return {
         "bytes": 4 * model.count_params(),
         **measure(network, model),
-        **({"seconds": seconds} if trained_on else {}),
+        "seconds": seconds,
     }
 
 
@@ -143,6 +149,11 @@ def run_tfmot(network, seed, sparsity, args):
         return json.loads(path.read_text())["figures"]
 
 
+def nncodec_settings(args):
+    """The quantization parameters; one row says so where there is no NNCodec."""
+    return {f"qp {qp}": qp for qp in compression.NNCODEC_QPS} if args.nncodec else {"all": None}
+
+
 def run_nncodec(network, seed, qp, args):
     """NNCodec on the pretrained network at one quantization parameter; weights only."""
     if not args.nncodec:
@@ -157,8 +168,10 @@ def run_nncodec(network, seed, qp, args):
     return record
 
 
+# Comes first, whatever is asked for; where it fails nothing else can be run.
+PRETRAINED = Recipe(lambda _: {"as pretrained": None}, run_pretrained)
 RECIPES = {
-    "dense": Recipe(lambda _: {"as pretrained": False, "trained on": True}, run_dense),
+    "dense": Recipe(lambda _: {"trained on": None}, run_dense),
     "sws": Recipe(sharing_settings, run_sharing),
     "tfmot": Recipe(
         lambda args: {f"sparsity {value:g}": value for value in args.sparsities}, run_tfmot

@@ -85,12 +85,15 @@ def prune_and_cluster(network, twin, seed, sparsity):
     )
 
 
-def measure_sizes(model):
-    """Bytes under gzip of the weights and, where it converts, of the .tflite file."""
+def measure_sizes(model, sample):
+    """Bytes under gzip of the weights and, where it converts, of the .tflite file.
+
+    `sample` is what the file is checked on.
+    """
     raw = b"".join(weight.tobytes() for weight in model.get_weights())
     sizes = {"gzip weights": len(gzip.compress(raw, 9))}
     try:
-        tflite = sws.convert_to_tflite(model)
+        tflite = sws.convert_to_tflite(model, sample=sample)
     except sws.ExportError as error:
         sizes["not converted"] = str(error).partition("\n")[0]
     else:
@@ -106,7 +109,7 @@ def run(network, seed, sparsity, cache):
     start = time.perf_counter()
     small = prune_and_cluster(network, twin, seed, sparsity)
     seconds = time.perf_counter() - start
-    sizes = measure_sizes(small)
+    sizes = measure_sizes(small, network.data()[0][0][:8])
     return {
         "bytes": min(size for size in sizes.values() if isinstance(size, int)),
         "validation error": network.metric(small, "validation"),
