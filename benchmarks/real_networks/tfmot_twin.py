@@ -88,8 +88,9 @@ def prune_and_cluster(network, twin, seed, sparsity):
 def measure_sizes(model, sample):
     """Bytes under gzip of the weights and, where it converts, of the .tflite file.
 
-    `sample` is what the file is checked on.
+    `sample` is what the file is checked on; LiteRT does not turn bytes into numbers.
     """
+    sample = sample.astype(model.inputs[0].dtype.as_numpy_dtype)
     raw = b"".join(weight.tobytes() for weight in model.get_weights())
     sizes = {"gzip weights": len(gzip.compress(raw, 9))}
     try:
