@@ -150,6 +150,7 @@ def run_main(monkeypatch, folder, *words):
     return json.loads((folder / "real_networks" / "tiny.json").read_text())
 
 
+@pytest.mark.slow
 def test_run_keeps_the_other_rows_when_one_fails_and_goes_on_later(monkeypatch, tmp_path):
     def fail(*_):
         raise ValueError("no luck\nat all")
@@ -179,7 +180,9 @@ def test_run_keeps_the_other_rows_when_one_fails_and_goes_on_later(monkeypatch, 
 @pytest.mark.slow
 def test_tfmot_prunes_and_clusters_the_twin(monkeypatch, tmp_path):
     words = ["--epochs", "2", "--recipes", "tfmot", "--sparsities", "0.5"]
-    for row in run_main(monkeypatch, tmp_path, *words)["rows"]:
+    rows = run_main(monkeypatch, tmp_path, *words)["rows"]
+    assert [row["recipe"] for row in rows] == ["dense", "tfmot"] * 2
+    for row in rows[1::2]:
         assert row["bytes"] < row["dense bytes"] / 2
         assert row["share of kernels clustered"] > 0.9
 

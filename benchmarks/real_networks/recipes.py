@@ -179,7 +179,5 @@ RECIPES = {
     "qat": Recipe(
         lambda args: {f"{number} values": number for number in args.values}, run_quantized
     ),
-    "nncodec": Recipe(
-        lambda _: {f"qp {qp}": qp for qp in compression.NNCODEC_QPS}, run_nncodec
-    ),
+    "nncodec": Recipe(nncodec_settings, run_nncodec),
 }
