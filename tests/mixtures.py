@@ -18,6 +18,6 @@ def as_tensors(mixture):
     return MixtureTensors(*(tf.constant(field, tf.float32) for field in fields))
 
 
-def as_width(width):
-    """The tensor that `assign` takes; 0 stands for each component's own width."""
-    return tf.constant(width) if width else None
+def as_widths(width, num_tensors=1):
+    """The same width for each tensor, as `assign` takes them; 0 stands for components' own."""
+    return [tf.constant(width)] * num_tensors if width else []

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from mixtures import as_tensors, as_width, random_mixture
+from mixtures import as_tensors, as_widths, random_mixture
 
-from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.assignment import assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.mixture import GaussianMixture
+
+
+def assign_one(weights, mixture, width):
+    """`assign` of a single tensor."""
+    (index,) = assign([tf.constant(weights)], mixture, as_widths(width))
+    return index
 
 
 def clear_cases(mixture, weights, width):
@@ -27,28 +33,48 @@ def test_assign_equals_the_reference(seed, width):
     mixture = random_mixture(generator)
     weights = generator.uniform(-1.5, 1.5, 2000).astype("float32")
     weights = clear_cases(mixture, weights, width)[:1900].reshape(5, -1)
-    index = assign(tf.constant(weights), as_tensors(mixture), as_width(width))
+    index = assign_one(weights, as_tensors(mixture), width)
     assert index.dtype == tf.int32
     np.testing.assert_array_equal(index, mixture.assign(weights, width or None))
+
+
+def test_each_tensor_has_a_width_of_its_own(rng):
+    mixture = random_mixture(rng)
+    weights = [rng.uniform(-1.5, 1.5, n).astype("float32") for n in (500, 500, 20)]
+    widths = [0.02, 3.0, 0.3]
+    weights = [clear_cases(mixture, w, s) for w, s in zip(weights, widths, strict=True)]
+    tensors = [tf.constant(w) for w in weights], as_tensors(mixture)
+    indices = assign(*tensors, [tf.constant(s) for s in widths])
+    for index, w, s in zip(indices, weights, widths, strict=True):
+        np.testing.assert_array_equal(index, mixture.assign(w, s))
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3])
+def test_count_is_that_of_the_assignment(width, rng):
+    mixture = random_mixture(rng)
+    weights = [rng.uniform(-1, 1, shape).astype("float32") for shape in ((30, 40), (7,))]
+    arguments = [tf.constant(w) for w in weights], as_tensors(mixture), as_widths(width, 2)
+    counts = count(*arguments)
+    expected = [np.bincount(np.ravel(i), minlength=7) for i in assign(*arguments)]
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(np.sum(counts, axis=1), [1200, 7])
 
 
 @pytest.mark.parametrize("width", [0.0, 0.1])
 def test_dead_components_are_never_chosen(width):
     fields = np.float32([[0, 0.5, 0.1], [9, 9, 9], [-0.1, DEAD, -3]])
     mixture = MixtureTensors(*(tf.constant(field) for field in fields))
-    index = assign(tf.constant([0.5, -40.0, 0.5001]), mixture, as_width(width))
-    assert 1 not in index.numpy()
+    assert 1 not in assign_one([0.5, -40.0, 0.5001], mixture, width).numpy()
 
 
 def test_equal_means_leave_the_likelier():
     fields = np.float32([[0, 0.5, 0.5], [5, 5, 5], np.log([0.6, 0.1, 0.3])])
     mixture = MixtureTensors(*(tf.constant(field) for field in fields))
-    index = assign(tf.constant([0.6, -0.2]), mixture, tf.constant(0.1))
-    np.testing.assert_array_equal(index, [2, 0])
+    np.testing.assert_array_equal(assign_one([0.6, -0.2], mixture, 0.1), [2, 0])
 
 
 @pytest.mark.parametrize("width", [0.0, 0.05])
 def test_huge_weights_go_to_the_outermost(width):
     mixture = GaussianMixture([0.0, 0.4, -0.4], [0.1, 0.1, 0.1], [0.8, 0.1, 0.1])
-    index = assign(tf.constant([3e4, -3e4]), as_tensors(mixture), as_width(width))
+    index = assign_one([3e4, -3e4], as_tensors(mixture), width)
     np.testing.assert_array_equal(index, [1, 2])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from mixtures import as_tensors, as_width, random_mixture
+from mixtures import as_tensors, as_widths, random_mixture
 
 from tfmot_sws.prior import snapping
 from tfmot_sws.prior.assignment import assign
@@ -25,12 +25,13 @@ def weights(rng):
 
 
 def snapped(snap, weights, mixture, width=0.2):
-    arguments = [tf.constant(w) for w in weights], mixture, as_width(width), tf.constant(snap)
-    return [tensor.numpy() for tensor in snap_to_means(*arguments)]
+    tensors, widths = [tf.constant(w) for w in weights], as_widths(width, len(weights))
+    return [t.numpy() for t in snap_to_means(tensors, mixture, widths, tf.constant(snap))]
 
 
 def members(weights, mixture, width=0.2):
-    return [assign(tf.constant(w), mixture, as_width(width)).numpy() for w in weights]
+    indices = assign([tf.constant(w) for w in weights], mixture, as_widths(width, len(weights)))
+    return [index.numpy() for index in indices]
 
 
 def test_no_snap_leaves_the_weights(weights, mixture):
@@ -63,7 +64,7 @@ def test_gradients(snap, width, weights, mixture, rng):
         moved = snap_to_means(
             [v.value() for v in variables],
             mixture._replace(means=means.value()),
-            as_width(width),
+            as_widths(width, 2),
             tf.constant(snap),
         )
         loss = sum(tf.reduce_sum(u * m) for u, m in zip(upstream, moved, strict=True))
@@ -80,9 +81,8 @@ def gradients_through(tensors, mixture, snap, loss, **arguments):
     """Gradients of `loss`, summed over the snapped tensors, in these and in the means."""
     with tf.GradientTape() as tape:
         tape.watch([*tensors, mixture.means])
-        moved = snap_to_means(
-            tensors, mixture, tf.constant(0.2), tf.constant(snap), **arguments
-        )
+        widths = as_widths(0.2, len(tensors))
+        moved = snap_to_means(tensors, mixture, widths, tf.constant(snap), **arguments)
         total = sum(tf.reduce_sum(loss(m)) for m in moved)
     return moved, tape.gradient(total, [*tensors, mixture.means])
 
@@ -108,7 +108,7 @@ def test_gradient_of_an_embedding(mixture):
     @tf.function
     def gradient():
         with tf.GradientTape() as tape:
-            (moved,) = snap_to_means([table.value()], mixture, None, tf.constant(1.0))
+            (moved,) = snap_to_means([table.value()], mixture, [], tf.constant(1.0))
             loss = tf.reduce_sum(tf.gather(moved, [1, 1, 3]))
         return tape.gradient(loss, table)
 
@@ -119,8 +119,8 @@ def test_gradient_of_an_embedding(mixture):
 def test_noise_moves_weights_across_boundaries_and_no_further():
     mixture = as_tensors(GaussianMixture([0.0, 1.0], [0.1, 0.1], [0.5, 0.5]))
     weights = np.linspace(0, 1, 100_001, dtype="float32")
-    noise = Noise(tf.constant(0.05), tf.constant(3.0))
-    arguments = [tf.constant(weights)], mixture, tf.constant(0.2), tf.constant(1.0)
+    noise = Noise([tf.constant(0.05)], tf.constant(3.0))
+    arguments = [tf.constant(weights)], mixture, as_widths(0.2), tf.constant(1.0)
     (moved,) = snap_to_means(*arguments, noise=noise)
     # Uniform noise of standard deviation 0.05 reaches sqrt(3) times as far.
     share = np.clip((weights - 0.5) / (np.sqrt(12) * 0.05) + 0.5, 0, 1)
@@ -131,7 +131,7 @@ def test_noise_moves_weights_across_boundaries_and_no_further():
 
 
 def test_gradients_pass_through_noise(weights, mixture):
-    noise = Noise(tf.constant(0.2), tf.constant(1.0))
+    noise = Noise([tf.constant(0.2)] * 2, tf.constant(1.0))
     tensors = [tf.constant(w) for w in weights]
     moved, gradients = gradients_through(tensors, mixture, 1.0, tf.identity, noise=noise)
     *to_weights, to_means = gradients
@@ -144,7 +144,7 @@ def test_gradients_pass_through_noise(weights, mixture):
 @pytest.mark.parametrize("group_size", [0, 35, 10_000])
 def test_grouping_changes_nothing(group_size, weights, mixture, monkeypatch):
     """Each by itself, some together, all together."""
-    noise = Noise(tf.constant(0.2), tf.constant(1.0))
+    noise = Noise([tf.constant(s) for s in (0.2, 0.05, 0.0, 0.4)], tf.constant(1.0))
     tensors = [tf.constant(w) for w in [*weights, weights[0][:2], weights[1][:3]]]
     expected = gradients_through(tensors, mixture, 0.5, tf.square, noise=noise)
     monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
@@ -153,6 +153,20 @@ def test_grouping_changes_nothing(group_size, weights, mixture, monkeypatch):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(found, expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("group_size", [0, 10_000])
+def test_each_tensor_has_a_width_and_a_noise_of_its_own(group_size, mixture, monkeypatch):
+    monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
+    weights = tf.linspace(-0.5, 0.5, 1001)
+    widths, amplitudes = [0.01, 0.5, 0.01], [0.0, 0.0, 0.3]
+    noise = Noise([tf.constant(a) for a in amplitudes], tf.constant(1.0))
+    arguments = mixture, [tf.constant(s) for s in widths], tf.constant(1.0)
+    narrow, wide, noisy = snap_to_means([weights] * 3, *arguments, noise=noise)
+    for moved, width in ((narrow, 0.01), (wide, 0.5)):
+        np.testing.assert_array_equal(moved, snapped(1.0, [weights.numpy()], mixture, width)[0])
+    assert np.any(narrow.numpy() != wide.numpy())
+    assert np.mean(narrow.numpy() != noisy.numpy()) > 0.3
 
 
 @pytest.mark.parametrize(
