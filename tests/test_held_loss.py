@@ -20,7 +20,7 @@ def weights(rng):
 
 @pytest.fixture
 def prior(weights):
-    prior = sws.GaussianMixturePrior(K)
+    prior = sws.GaussianMixturePrior(K, num_tensors=2)
     prior.fit_initial(weights)
     return prior
 
@@ -28,6 +28,12 @@ def prior(weights):
 @pytest.fixture
 def held(weights):
     return HeldLoss([w.shape for w in weights], K)
+
+
+def renew(held, prior, weights, factor):
+    """Holds the loss of these weights, as `WeightSharing.renew` does for a whole model."""
+    tensors = [tf.convert_to_tensor(w) for w in weights]
+    held.assign(held.evaluate(tensors, prior.tensors(), factor))
 
 
 def evaluate(loss, prior, weights):
@@ -53,7 +59,7 @@ def test_is_exact_when_renewed(factor, graph, held, prior, weights):
     def loss(tensors):
         return held.complexity_loss(prior, tensors, factor, prior.tensors())
 
-    held.renew(prior, weights, factor)
+    renew(held, prior, weights, factor)
     actual = evaluate(tf.function(loss) if graph else loss, prior, weights)
     assert_same(actual, evaluate(lambda w: factor * prior.complexity_loss(w), prior, weights))
 
@@ -63,9 +69,9 @@ def test_holds_until_it_is_renewed(held, prior, weights):
         return held.complexity_loss(prior, tensors, 1.0, prior.tensors())
 
     moved = [w + np.float32(0.1) for w in weights]
-    held.renew(prior, weights, 1.0)
+    renew(held, prior, weights, 1.0)
     assert_same(evaluate(loss, prior, moved), evaluate(loss, prior, weights))
-    held.renew(prior, moved, 1.0)
+    renew(held, prior, moved, 1.0)
     exact = evaluate(prior.complexity_loss, prior, moved)
     assert_same(evaluate(loss, prior, weights), exact)
     assert exact[0] != pytest.approx(
@@ -77,7 +83,7 @@ def test_hyperpriors_are_exact_at_every_step(held, prior, weights):
     def loss():
         return float(held.complexity_loss(prior, weights, 1.0, prior.tensors()))
 
-    held.renew(prior, weights, 1.0)
+    renew(held, prior, weights, 1.0)
     first, size = loss(), sum(w.size for w in weights)
     before = float(prior.hyperprior_loss(prior.tensors(), size))
     prior.set_widths(stddev=2.0)
@@ -96,7 +102,7 @@ def test_nothing_of_it_is_saved(tmp_path):
     shared = wrapped(8, train_size=64)
     group = shared.groups[0]
     shared.save_weights(tmp_path / "shared.weights.h5")
-    group.held.renew(group.prior, group.variables, 7.0)
+    renew(group.held, group.prior, group.variables, 7.0)
     renewed = [np.asarray(tensor) for tensor in group.held.read()]
     assert np.any(renewed[1])
     shared.load_weights(tmp_path / "shared.weights.h5")

@@ -30,7 +30,10 @@ def weights(rng):
 def make_prior(weights, zero_proportion=0.9, rates=None, num_components=4):
     options = PriorOptions(learning_rates=rates or LearningRates())
     prior = GaussianMixturePrior(
-        num_components, zero_proportion=zero_proportion, options=options
+        num_components,
+        zero_proportion=zero_proportion,
+        options=options,
+        num_tensors=len(weights),
     )
     prior.fit_initial(weights)
     if num_components == 4:
@@ -66,7 +69,7 @@ def expected_loss(prior, mixture, weights):
 # The loss.
 
 
-@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(900.0, 100.0)])
+@pytest.mark.parametrize("zero_proportion", [None, 0.9, BetaHyperprior(900.0, 100.0)])
 def test_complexity_loss_is_scipys(zero_proportion, weights):
     prior = make_prior(weights, zero_proportion)
     prior.set_widths(stddev=1.5)
@@ -175,7 +178,7 @@ def assert_mixtures_close(first, second):
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(5.0, 1.0)])
+@pytest.mark.parametrize("zero_proportion", [None, 0.9, BetaHyperprior(5.0, 1.0)])
 @pytest.mark.parametrize("slots", [[0, 1, 2, 3], [0, 2, 3, 7]])
 def test_mixture_round_trip(zero_proportion, slots):
     prior = GaussianMixturePrior(8, zero_proportion=zero_proportion)
@@ -184,7 +187,7 @@ def test_mixture_round_trip(zero_proportion, slots):
     assert_mixtures_close(prior.mixture(), MIXTURE)
 
 
-@pytest.mark.parametrize("zero_proportion", [0.9, BetaHyperprior(5.0, 1.0)])
+@pytest.mark.parametrize("zero_proportion", [None, 0.9, BetaHyperprior(5.0, 1.0)])
 def test_zero_component_alone_stays_finite(zero_proportion, weights):
     prior = make_prior(weights, zero_proportion)
     prior.set_mixture(GaussianMixture([0.0], [0.1], [1.0]), np.array([0]))
@@ -207,26 +210,42 @@ def test_fit_initial_covers_the_weights_in_their_own_unit(weights):
     assert np.abs(mixture.means).max() == pytest.approx(np.quantile(np.abs(flat), 0.9999))
     targets = [options.zero.stddev * scale, options.others.stddev * scale]
     np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
-    width = options.assignment_width * scale
-    assert float(prior.assignment_width.value) == pytest.approx(width)
+    # A bias may begin at zero, which says nothing about its scale.
+    scales = np.array([np.sqrt(np.mean(np.square(weights[0], dtype="float64"))), scale])
+    np.testing.assert_allclose(prior.tensor_scales.value, scales, rtol=1e-5)
+    widths = options.assignment_width * scales
+    np.testing.assert_allclose(prior.widths.value, widths, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("zero_proportion", "expected"), [(None, 0.5), (0.97, 0.97)])
+def test_fit_initial_begins_with_half_at_zero_or_what_is_given(
+    zero_proportion, expected, weights
+):
+    prior = make_prior(weights, zero_proportion, num_components=6)
+    others = np.full(5, (1 - expected) / 5)
+    proportions = prior.mixture().mixing_proportions
+    np.testing.assert_allclose(proportions, [expected, *others], rtol=1e-5)
 
 
 def test_assign_and_snap_follow_the_mixture(weights):
     prior = make_prior(weights)
     prior.set_widths(assignment=0.5)
-    width = float(prior.assignment_width.value)
-    expected = prior.mixture().assign(weights[0], width)
-    np.testing.assert_array_equal(prior.assign(weights[0]), expected)
+    tensors = [tf.constant(w) for w in weights]
     means = prior.tensors().means.numpy()
-    (snapped,) = prior.snapped([tf.constant(weights[0])], tf.constant(1.0))
-    np.testing.assert_array_equal(snapped, means[expected])
+    indices, moved = prior.assign(tensors), prior.snapped(tensors, tf.constant(1.0))
+    widths = np.asarray(prior.widths.value, "float64")
+    assert widths[0] != widths[1]
+    for index, snapped, w, s in zip(indices, moved, weights, widths, strict=True):
+        expected = prior.mixture().assign(w, s)
+        np.testing.assert_array_equal(index, expected)
+        np.testing.assert_array_equal(snapped, means[expected])
 
 
 @pytest.mark.parametrize("period", [1, 8])
 def test_means_take_twice_their_gradient_at_every_second_step(period, weights):
     """Whatever the period of renewal is: means would move faster under Adam otherwise."""
     prior = GaussianMixturePrior(4, options=PriorOptions(renewal_period=period))
-    prior.fit_initial(weights)
+    prior.fit_initial(weights[:1])
     tensor, snap = tf.constant(weights[0]), tf.constant(1.0)
 
     def gradient(step):
@@ -243,7 +262,7 @@ def test_means_take_twice_their_gradient_at_every_second_step(period, weights):
         np.testing.assert_allclose(found, factor * plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize("zero_proportion", [0.95, BetaHyperprior(5.0, 1.0)])
+@pytest.mark.parametrize("zero_proportion", [None, 0.95, BetaHyperprior(5.0, 1.0)])
 def test_config_round_trip(zero_proportion):
     options = PriorOptions(
         initial_stddev=2.0,
@@ -251,7 +270,9 @@ def test_config_round_trip(zero_proportion):
         assignment_width=0.0,
         learning_rates=LearningRates(means=0.3),
     )
-    prior = GaussianMixturePrior(5, zero_proportion=zero_proportion, options=options)
+    prior = GaussianMixturePrior(
+        5, zero_proportion=zero_proportion, options=options, num_tensors=3
+    )
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prior))
     assert copy.get_config() == prior.get_config()
     assert copy.options == options
@@ -281,11 +302,15 @@ def test_zero_proportion_out_of_range(zero_proportion):
         (PriorOptions, {"initial_stddev": np.nan}),
         (PriorOptions, {"assignment_width": -1.0}),
         (PriorOptions, {"assignment_width": np.inf}),
+        (PriorOptions, {"width_gain": 0.0}),
+        (PriorOptions, {"width_gain": np.nan}),
+        (PriorOptions, {"least_zero_proportion": 1.0}),
+        (PriorOptions, {"least_zero_proportion": -0.1}),
         (LearningRates, {"means": 0.0}),
         (LearningRates, {"log_precisions": np.inf}),
         (LearningRates, {"log_proportions": -1.0}),
     ],
 )
 def test_settings_out_of_range(settings, arguments):
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must"):
         settings(**arguments)
