@@ -1,0 +1,258 @@
+"""Proportions that follow the usage, the means' averaged gradient, and kernels kept alive."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import sequential
+
+import tfmot_sws as sws
+from tfmot_sws.prior.density import DEAD
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.options import PriorOptions
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+
+FOUR = GaussianMixture([0, -0.4, 0.1, 0.3], [0.1] * 4, [0.7, 0.1, 0.1, 0.1])
+
+
+def make_prior(mixture=FOUR, slots=None, num_components=4, **options):
+    prior = GaussianMixturePrior(num_components, options=PriorOptions(**options))
+    prior.set_mixture(mixture, np.arange(4) if slots is None else np.array(slots))
+    return prior
+
+
+def seen(prior, counts):
+    """Has a prior see counts; gives members and proportions."""
+    members, log_usage = prior.usage_after(tf.constant(counts, tf.float32))
+    prior.members.assign(members)
+    prior.log_usage.assign(log_usage)
+    return members.numpy(), np.exp(log_usage.numpy().astype("float64"))
+
+
+# Proportions.
+
+
+def test_members_go_half_way_to_each_count():
+    prior = make_prior()
+    prior.members.assign([10.0, 20.0, 0.0, 4.0])
+    members, _ = seen(prior, [30, 20, 1, 0])
+    np.testing.assert_array_equal(members, [20, 20, 0.5, 2])
+    members, _ = seen(prior, [30, 20, 1, 0])
+    np.testing.assert_array_equal(members, [25, 20, 0.75, 1])
+
+
+def test_proportions_are_the_members_and_half_a_count():
+    prior = make_prior()
+    prior.members.assign([600.0, 100.0, 50.0, 0.0])
+    _, proportions = seen(prior, [600, 100, 50, 0])
+    np.testing.assert_allclose(proportions, np.array([600.5, 100.5, 50.5, 0.5]) / 752, rtol=1e-5)
+    np.testing.assert_allclose(prior.mixture().mixing_proportions, proportions, rtol=1e-5)
+
+
+@pytest.mark.parametrize("least", [0.5, 0.0, 0.8])
+def test_zeros_have_at_least_their_least_proportion(least):
+    prior = make_prior(least_zero_proportion=least)
+    prior.members.assign([100.0, 200.0, 600.0, 100.0])
+    _, proportions = seen(prior, [100, 200, 600, 100])
+    zero = max(least, 100.5 / 1002)
+    others = np.array([200.5, 600.5, 100.5]) / 901.5
+    np.testing.assert_allclose(proportions, [zero, *(1 - zero) * others], rtol=1e-5)
+
+
+def test_dead_slots_stay_dead_and_the_rest_sums_to_one():
+    prior = make_prior(FOUR.select(np.array([1, 0, 1, 1], bool)), [0, 3, 5], num_components=6)
+    prior.members.assign([5.0, 9.0, 9.0, 1.0, 9.0, 1.0])
+    _, proportions = seen(prior, [50, 7, 7, 10, 7, 10])
+    assert proportions.sum() == pytest.approx(1.0, rel=1e-6)
+    np.testing.assert_array_equal(proportions > 0, [1, 0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(prior.log_usage.value.numpy()[[1, 2, 4]], np.float32(DEAD))
+
+
+def test_zero_alone_has_all():
+    prior = make_prior(GaussianMixture([0.0], [0.1], [1.0]), [0])
+    _, proportions = seen(prior, [9, 0, 0, 0])
+    np.testing.assert_array_equal(proportions, [1, 0, 0, 0])
+
+
+def test_a_mixture_that_is_set_gives_its_proportions():
+    prior = make_prior(GaussianMixture([0, 1, 2, 3], [1] * 4, [0.2, 0.5, 0.3, 0.0]))
+    np.testing.assert_allclose(
+        prior.mixture().mixing_proportions, [0.5, 0.3125, 0.1875, 0.0], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("zero_proportion", [0.9, sws.BetaHyperprior(5.0, 1.0)])
+def test_given_proportions_do_not_follow_the_usage(zero_proportion):
+    prior = GaussianMixturePrior(4, zero_proportion=zero_proportion)
+    prior.set_mixture(GaussianMixture([0, 1, 2, 3], [1] * 4, [0.9, 0.05, 0.03, 0.02]), np.arange(4))
+    before = prior.mixture().mixing_proportions
+    seen(prior, [1, 1, 1, 1000])
+    np.testing.assert_array_equal(prior.mixture().mixing_proportions, before)
+
+
+# The gradient of the means.
+
+
+def test_means_take_the_average_of_their_members_gradients():
+    prior = make_prior()
+    counts = np.array([500.0, 40.0, 0.25, 1.0])
+    prior.members.assign(counts)
+    upstream = tf.constant([1.0, -80.0, 3.0, 7.0])
+    (variable,) = prior.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(upstream * prior.tensors().means)
+    found = prior.by_field(tape.gradient(loss, variable.value))["means"]
+    # Of a component without members it is the sum, not more than that.
+    np.testing.assert_allclose(found, [-80 / 40, 3, 7], rtol=1e-6)
+    np.testing.assert_allclose(prior.tensors().means, FOUR.means, rtol=1e-6)
+
+
+def test_with_sgd_and_momentum_means_stay_near_their_members():
+    """The sum of thousands of gradients would throw a mean beyond them in a step."""
+    keras.utils.set_random_seed(0)
+    hidden = keras.layers.Dense(512, activation="relu")
+    model = keras.Sequential([keras.Input((20,)), hidden, keras.layers.Dense(5)])
+    x = np.random.default_rng(0).standard_normal((500, 20)).astype("float32")
+    labels = np.argmax(4 * np.asarray(model(x)), axis=1)
+    model.layers[1].kernel.assign(4 * model.layers[1].kernel)
+    shared = sws.apply_soft_weight_sharing(model, num_components=8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    shared.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, metrics=["accuracy"])
+    callback = sws.AnnealAndMerge()
+    history = shared.fit(x, labels, epochs=4, verbose=0, callbacks=[callback]).history
+    assert history["accuracy"][-1] > 0.9
+    for group in shared.groups:
+        weights = np.concatenate([np.ravel(v) for v in group.variables])
+        slots = np.concatenate([np.ravel(part) for part in group.assignments()])
+        means = np.asarray(group.prior.tensors().means)
+        assert np.all(np.isfinite(means))
+        assert np.unique(slots).size > 3
+        for slot in np.unique(slots):
+            members = weights[slots == slot]
+            assert abs(means[slot] - members.mean()) < 2 * np.sqrt(np.mean(weights**2))
+
+
+# Counting, as a training does it.
+
+
+@pytest.fixture
+def shared():
+    keras.utils.set_random_seed(0)
+    wrapped = sws.apply_soft_weight_sharing(
+        sequential(), num_components=5, train_size=64, complexity_weight=0.1
+    )
+    for group in wrapped.groups:
+        group.prior.set_widths(assignment=0.1)
+    return wrapped
+
+
+def test_renewal_counts_and_holds_the_loss_under_the_new_proportions(shared):
+    counts = [group.counts() for group in shared.groups]
+    shared.sharing.renew(counting=True)
+    for group, of_group in zip(shared.groups, counts, strict=True):
+        members = (1 + of_group) / 2
+        np.testing.assert_allclose(group.prior.members.value, members)
+        mixture, tensors = group.prior.mixture(), [np.asarray(v) for v in group.variables]
+        others = mixture.mixing_proportions[1:]
+        np.testing.assert_allclose(
+            others / others.sum(), (members[1:] + 0.5) / (members[1:] + 0.5).sum(), rtol=1e-5
+        )
+        nats = -sum(mixture.log_prob(tensor).sum() for tensor in tensors)
+        assert float(group.held.read()[0]) == pytest.approx(nats, rel=1e-4)
+
+
+def test_without_counting_proportions_stay(shared):
+    before = [np.asarray(group.prior.log_usage) for group in shared.groups]
+    shared.sharing.renew()
+    for group, usage in zip(shared.groups, before, strict=True):
+        np.testing.assert_array_equal(group.prior.log_usage.value, usage)
+        np.testing.assert_array_equal(group.prior.members.value, 1.0)
+
+
+# Kernels.
+
+ONE_SIDED = np.linspace(0.05, 0.3, 24, dtype="float32").reshape(6, 4)
+
+
+def prior_over(weights, mixture, slots):
+    prior = GaussianMixturePrior(4, num_tensors=len(weights))
+    prior.fit_initial(weights)
+    prior.set_mixture(mixture, np.array(slots))
+    return prior
+
+
+def zeros_of(prior, weights):
+    return [int(np.sum(index == 0)) for index in prior.assign(weights)]
+
+
+def test_a_kernel_of_zeros_comes_back_by_a_narrower_width():
+    weights = [ONE_SIDED, 5 * ONE_SIDED, ONE_SIDED[0]]
+    mixture = GaussianMixture([0, 0.2, 1.2], [0.1] * 3, [0.8, 0.1, 0.1])
+    prior = prior_over(weights, mixture, [0, 1, 2])
+    # The second tensor is the more sensitive one.
+    prior.sensitivities.assign([0.0, 1.0, 0.0])
+    price = 0.15**2 / prior.options.width_gain
+    prior.set_widths(price=price)
+    before, widths = zeros_of(prior, weights), prior.widths.value.numpy()
+    assert before[0] == 24
+    assert before[1] < 24
+    prior.keep_alive(weights)
+    assert zeros_of(prior, weights)[0] < 24
+    narrowing = prior.narrowing.value.numpy()
+    # The last halving was needed; the others' widths, and a bias, are left alone.
+    np.testing.assert_array_equal(narrowing[1:], 1)
+    assert np.log2(narrowing[0]) in range(-10, 0)
+    np.testing.assert_allclose(prior.widths.value, widths * narrowing)
+    prior.widths.assign(widths * narrowing * np.float32([2, 1, 1]))
+    assert zeros_of(prior, weights)[0] == 24
+    prior.set_widths(assignment=0.5, price=price)
+    np.testing.assert_allclose(prior.widths.value, widths * narrowing / 2)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "slots"),
+    [
+        (GaussianMixture([0, 9, -8], [0.1] * 3, [0.8, 0.1, 0.1]), [0, 2, 3]),
+        (GaussianMixture([0], [0.1], [1.0]), [0]),
+    ],
+)
+def test_where_no_mean_is_near_one_moves_to_the_largest_weight(mixture, slots):
+    weights = [-ONE_SIDED]
+    prior = prior_over(weights, mixture, slots)
+    prior.keep_alive(weights)
+    assert zeros_of(prior, weights)[0] < 24
+    assert np.any(np.isclose(prior.mixture().means, -0.3))
+    assert prior.mixture().mixing_proportions.sum() == pytest.approx(1.0)
+
+
+def test_a_kernel_that_is_exactly_zero_stays():
+    weights = [np.zeros((6, 4), np.float32), ONE_SIDED]
+    prior = prior_over(weights, FOUR, range(4))
+    prior.set_widths(assignment=0.3)
+    before = prior.widths.value.numpy(), prior.mixture()
+    prior.keep_alive(weights)
+    assert zeros_of(prior, weights)[0] == 24
+    np.testing.assert_array_equal(prior.narrowing.value, 1)
+    np.testing.assert_array_equal(prior.widths.value, before[0])
+    np.testing.assert_array_equal(prior.mixture().means, before[1].means)
+
+
+def test_renewal_brings_a_kernel_back(shared):
+    group = shared.groups[0]
+    group.prior.set_widths(assignment=50.0)
+    assert np.all(group.assignments()[0] == 0)
+    shared.sharing.renew()
+    assert np.any(group.assignments()[0] > 0)
+
+
+# What so wide an assignment does to accuracy is as it may be.
+@pytest.mark.filterwarnings("ignore:.* of what it had learned is lost:UserWarning")
+def test_training_with_far_too_wide_assignment_leaves_no_kernel_at_zero(rng):
+    x = rng.standard_normal((64, 10)).astype("float32")
+    options = sws.PriorOptions(assignment_width=50.0)
+    shared = sws.apply_soft_weight_sharing(sequential(), num_components=5, options=options)
+    shared.compile("adam", "mse")
+    callback = sws.AnnealAndMerge(assignment=sws.schedules.constant(1.0))
+    shared.fit(x, x[:, :3], epochs=3, verbose=0, callbacks=[callback])
+    for weights in sws.strip_soft_weight_sharing(shared).get_weights():
+        assert weights.ndim == 1 or np.any(weights != 0)
