@@ -45,7 +45,9 @@ def test_proportions_are_the_members_and_half_a_count():
     prior = make_prior()
     prior.members.assign([600.0, 100.0, 50.0, 0.0])
     _, proportions = seen(prior, [600, 100, 50, 0])
-    np.testing.assert_allclose(proportions, np.array([600.5, 100.5, 50.5, 0.5]) / 752, rtol=1e-5)
+    np.testing.assert_allclose(
+        proportions, np.array([600.5, 100.5, 50.5, 0.5]) / 752, rtol=1e-5
+    )
     np.testing.assert_allclose(prior.mixture().mixing_proportions, proportions, rtol=1e-5)
 
 
@@ -84,7 +86,9 @@ def test_a_mixture_that_is_set_gives_its_proportions():
 @pytest.mark.parametrize("zero_proportion", [0.9, sws.BetaHyperprior(5.0, 1.0)])
 def test_given_proportions_do_not_follow_the_usage(zero_proportion):
     prior = GaussianMixturePrior(4, zero_proportion=zero_proportion)
-    prior.set_mixture(GaussianMixture([0, 1, 2, 3], [1] * 4, [0.9, 0.05, 0.03, 0.02]), np.arange(4))
+    prior.set_mixture(
+        GaussianMixture([0, 1, 2, 3], [1] * 4, [0.9, 0.05, 0.03, 0.02]), np.arange(4)
+    )
     before = prior.mixture().mixing_proportions
     seen(prior, [1, 1, 1, 1000])
     np.testing.assert_array_equal(prior.mixture().mixing_proportions, before)
