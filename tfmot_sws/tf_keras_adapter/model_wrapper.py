@@ -73,7 +73,7 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        vars(self)["batches"] = []
+        self.__dict__["batches"] = []
         self._share(sharing)
         self.built = True
 

@@ -27,6 +27,8 @@ from tfmot_sws.training.sensitivity import measure_losses, update_sensitivity
 _UPDATES = 200
 # Sensitivities are measured this often in a training, but at most once in so many steps.
 _MEASUREMENTS, _STEPS_BETWEEN = 100, 20
+# From so many steps on, training repairs what the full widths cost.
+_ENOUGH_STEPS = 1000
 # The share of the training from one merging to the next.
 _MERGE_EVERY = 0.05
 # Batches of the first measurement: one says little.
@@ -76,7 +78,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             over the first 5 % of the training.
         stddev: factor on the widths that the hyperpriors prefer. Default: 1.
         assignment: factor on the widths by which weights are assigned: as it grows, more
-            and more weights become zero. Default: from 0.25 to 1 between 5 % and 60 %.
+            and more weights become zero. Default: from 0.25 to 1 between 5 % and 60 %. In a
+            training of fewer than 1,000 steps all widths are narrower, as the root of their
+            number.
         snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
             so that stripping changes nothing. Default: from 0 to 1 between 5 % and 20 %.
         dither: standard deviation of noise on the assignment in training, in assignment
@@ -318,8 +322,13 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 snap=self.snap(fraction),
                 dither=self.dither(fraction),
                 stddev=self.stddev(fraction),
-                assignment=self.assignment(fraction),
+                assignment=self.assignment(fraction) * self._patience(),
             )
+
+    def _patience(self) -> float:
+        """Narrows widths where there are few steps to repair what they cost."""
+        steps = self._steps() * (self.params.get("epochs") or 1)
+        return min(1.0, math.sqrt(steps / _ENOUGH_STEPS)) if steps else 1.0
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
         complexity = sum(

@@ -30,7 +30,7 @@ def draw_batches(arguments: dict[str, Any], most: int = 8) -> list[tuple[Any, An
         For each its inputs, targets and sample weights, as NumPy arrays; none where the data
         is of an unknown kind.
     """
-    x = arguments.get("x")
+    x: Any = arguments.get("x")
     if isinstance(x, types.GeneratorType | Iterator):
         drawn = list(itertools.islice(x, most))
         arguments["x"] = _chained(drawn, x)
@@ -86,7 +86,8 @@ def _arrays(batch: Any) -> tuple[Any, Any, Any]:
 
 def _within_memory(batches: Iterable[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
     """As many batches as fit into memory set aside for them, at least one."""
-    kept, total = [], 0
+    kept: list[tuple[Any, Any, Any]] = []
+    total = 0
     for batch in batches:
         total += sum(a.nbytes for a in keras.tree.flatten(batch) if a is not None)
         if kept and total > _MAX_BYTES:

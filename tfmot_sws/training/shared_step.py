@@ -168,9 +168,9 @@ class WeightSharing(keras.layers.Layer):
             before = list(zip(prior.variables, values, strict=True))
             with keras.StatelessScope(before):
                 counts = prior.count(tensors)
-                after = prior.usage_after(ops.sum(counts, axis=0))
+                renewed = prior.usage_after(ops.sum(counts, axis=0))
                 now = prior.members.value, prior.log_usage.value
-            after = [ops.where(counting, a, b) for a, b in zip(after, now, strict=True)]
+            after = [ops.where(counting, a, b) for a, b in zip(renewed, now, strict=True)]
             usage = list(zip((prior.members, prior.log_usage), after, strict=True))
             with keras.StatelessScope([*before, *usage]):
                 packed = group.held.evaluate(tensors, prior.tensors(), factor)

@@ -48,7 +48,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
         self.sharing = sharing
         self.supports_masking = True
         # Past `__setattr__`, which would track them.
-        vars(self).update(sensitivity_program=None, batches=[])
+        self.__dict__.update(sensitivity_program=None, batches=[])
         self._replica_losses = ReplicaLosses()
         self.built = True
 
