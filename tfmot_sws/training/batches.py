@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,23 +26,24 @@ def draw_batches(arguments: dict[str, Any], most: int = 8) -> list[tuple[Any, An
 
     Returns:
         For each its inputs, targets and sample weights, as NumPy arrays; none where the data
-        is of an unknown kind.
+        is of an unknown kind, or sparse or ragged.
     """
     x: Any = arguments.get("x")
-    if isinstance(x, types.GeneratorType | Iterator):
+    if isinstance(x, Iterator):
         drawn = list(itertools.islice(x, most))
         arguments["x"] = _chained(drawn, x)
-    elif hasattr(x, "cardinality"):
+    elif hasattr(x, "shape") or isinstance(x, list | tuple | dict):
+        drawn = _of_arrays(arguments, most)
+    elif hasattr(x, "cardinality") and hasattr(x, "take"):
         drawn = list(x.take(most))
-    elif hasattr(x, "num_batches") or isinstance(x, keras.utils.PyDataset):
+    elif isinstance(x, keras.utils.PyDataset):
         drawn = _spread(x, x.num_batches, most)
-    elif hasattr(x, "dataset") and hasattr(x, "batch_size"):
-        drawn = list(itertools.islice(iter(x), most))
     elif hasattr(x, "__getitem__") and hasattr(x, "on_epoch_end"):
         drawn = _spread(x, len(x), most)
     else:
-        drawn = _of_arrays(arguments, most)
-    return _within_memory([_arrays(batch) for batch in drawn])
+        drawn = list(itertools.islice(x, most)) if isinstance(x, Iterable) else []
+    batches = [_arrays(batch) for batch in drawn]
+    return _within_memory(batches) if all(map(_is_known, batches)) else []
 
 
 def _chained(drawn: list[Any], rest: Iterator[Any]) -> Any:
@@ -60,12 +59,14 @@ def _spread(sequence: Any, length: int | None, most: int) -> list[Any]:
 
 def _of_arrays(arguments: dict[str, Any], most: int) -> list[Any]:
     """Batches of every so-many-th row, because rows may be sorted."""
-    names = ("x", "y", "sample_weight")
-    data = tuple(arguments.get(name) for name in names)
-    size = count_examples(data[0], validation_split=arguments.get("validation_split") or 0.0)
+    data = tuple(arguments.get(name) for name in ("x", "y", "sample_weight"))
+    if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(data) if leaf is not None):
+        return []
+    split = arguments.get("validation_split") or 0.0
+    size = count_examples(data[0], validation_split=split)
     batch = min(arguments.get("batch_size") or _USUAL_BATCH, size)
-    count = min(most, math.ceil(size / batch))
     stride = size // batch
+    count = min(most, stride)
 
     def rows(start: int) -> Any:
         return keras.tree.map_structure(
@@ -79,9 +80,19 @@ def _arrays(batch: Any) -> tuple[Any, Any, Any]:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
         tuple(batch) if isinstance(batch, list) else batch
     )
-    return keras.tree.map_structure(
-        lambda a: None if a is None else np.asarray(a), (x, y, sample_weight)
-    )
+    return keras.tree.map_structure(_array, (x, y, sample_weight))
+
+
+def _array(leaf: Any) -> Any:
+    if leaf is None:
+        return None
+    # Of torch, perhaps on another device.
+    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
+
+
+def _is_known(batch: tuple[Any, Any, Any]) -> bool:
+    """Whether all are arrays, which NumPy does not make of sparse or ragged tensors."""
+    return all(leaf.ndim > 0 for leaf in keras.tree.flatten(batch) if leaf is not None)
 
 
 def _within_memory(batches: Iterable[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
