@@ -263,9 +263,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             factor = np.where(dead, 0.5, 1.0).astype(np.float32)
             self.narrowing.assign(ops.convert_to_numpy(self.narrowing) * factor)
             self.widths.assign(ops.convert_to_numpy(self.widths) * factor)
-        for tensor, dead_still in zip(weights, self._dead(weights), strict=True):
-            if dead_still:
-                self._place_mean(ops.convert_to_numpy(tensor))
+        for tensor in np.flatnonzero(self._dead(weights)):
+            self._place_mean(ops.convert_to_numpy(weights[int(tensor)]))
 
     def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
         """Which kernels are all zero, though their trained weights are not."""
@@ -291,8 +290,8 @@ class GaussianMixturePrior(keras.layers.Layer):
         slots, mixture = self.alive_slots, self.mixture()
         if slots.size == 1:
             slots = np.array([0, 1])
-            stddevs, halves = np.repeat(mixture.stddevs, 2), np.array([0.5, 0.5])
-            mixture = GaussianMixture(np.array([0.0, largest]), stddevs, halves)
+            pair, halves = np.array([0.0, largest]), np.array([0.5, 0.5])
+            mixture = GaussianMixture(pair, np.repeat(mixture.stddevs, 2), halves)
         means = mixture.means.copy()
         means[1 + np.abs(means[1:] - largest).argmin()] = largest
         self.set_mixture(dataclasses.replace(mixture, means=means), slots)
