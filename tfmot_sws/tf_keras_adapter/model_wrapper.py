@@ -45,7 +45,8 @@ class TfKerasWrapped(Wrapped):
 
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
-        snapped, losses = self.sharing.step(training=bool(training))
+        measured = self.sharing.is_measured
+        snapped, losses = self.sharing.step(training=bool(training) and not measured)
         tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]
         with self._replacement(tensors):
             outputs = self.inner(inputs, **kwargs)

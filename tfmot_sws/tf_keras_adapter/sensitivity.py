@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.training.sensitivity import shifted
 
 # Gradients in float16 below 6e-8 are lost.
 _LOSS_SCALE = 1024.0
@@ -32,42 +34,52 @@ def squared_gradients(
         The error loss; that with each example's target given to the next; and one number
         a tensor, in the order of the groups and of their variables.
     """
-    groups = [group for part in wrapped_parts(model) for group in part.groups]
+    parts = wrapped_parts(model)
+    groups = [group for part in parts for group in part.groups]
     shared = [variable.native for group in groups for variable in group.variables]
     changed = [*model.non_trainable_variables, *(v for m in model.metrics for v in m.variables)]
     kept = [variable.numpy() for variable in changed]
-    squares = _program(model)(shared, *_tensors((x, y, sample_weight))).numpy()
+    for part in parts:
+        part.sharing.is_measured = True
+    try:
+        squares = _program(model)(shared, *_tensors((x, y, sample_weight))).numpy()
+    finally:
+        for part in parts:
+            part.sharing.is_measured = False
     for variable, value in zip(changed, kept, strict=True):
         variable.assign(value)
     return squares
 
 
 def _program(model: tf_keras.Model) -> Any:
-    """The compiled function of a model; it holds none of the model's values."""
-    if "sensitivity_program" not in vars(model):
+    """The compiled function of a model and its loss; it holds none of the model's values."""
+    loss, program = vars(model).get("sensitivity_program", (None, None))
+    if loss is not model.compiled_loss:
+        program = functools.partial(_squares, model)
+        if not model.run_eagerly:
+            program = tf.function(program, autograph=False)
         # Past `__setattr__`, which would track it.
-        vars(model)["sensitivity_program"] = tf.function(
-            lambda shared, *data: _squares(model, shared, *data), autograph=False
-        )
-    return vars(model)["sensitivity_program"]
+        vars(model)["sensitivity_program"] = model.compiled_loss, program
+    return program
 
 
 def _squares(
     model: tf_keras.Model, shared: list[tf.Variable], x: Any, y: Any, sample_weight: Any
 ) -> tf.Tensor:
+    def error_loss(targets: Any) -> tf.Tensor:
+        losses = [model.compiled_loss(targets, outputs, sample_weight), *model.losses]
+        return tf.add_n([tf.cast(loss, tf.float32) for loss in losses if loss is not None])
+
     with tf.GradientTape() as tape:
         outputs = model(x, training=True)
-        loss = model.compiled_loss(y, outputs, sample_weight)
+        loss = error_loss(y)
         scaled = _LOSS_SCALE * loss
-    by_chance = model.compiled_loss(
-        tf.nest.map_structure(lambda a: tf.roll(a, 1, 0), y), outputs, sample_weight
-    )
     gradients = tape.gradient(
         scaled, shared, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     floats = [tf.cast(tf.convert_to_tensor(g), tf.float32) / _LOSS_SCALE for g in gradients]
     squares = [tf.reduce_mean(tf.square(gradient)) for gradient in floats]
-    return tf.stack([tf.cast(loss, tf.float32), tf.cast(by_chance, tf.float32), *squares])
+    return tf.stack([loss, error_loss(shifted(y)), *squares])
 
 
 def _tensors(nested: Any) -> Any:

@@ -208,10 +208,12 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         if not _number(self._sharings[0].first_loss):
             self._sharings[0].first_loss.assign(self._losses()[0])
 
-    def _losses(self) -> Any:
-        """The error loss of some batches, and that to be had by chance."""
+    def _losses(self) -> tuple[float, float]:
+        """The error loss of some batches, and that to be had by chance, or NaN."""
         batches = self.model.batches[:_FIRST_BATCHES]
-        return np.mean([measure_losses(self.model, *batch) for batch in batches], axis=0)
+        losses = np.array([measure_losses(self.model, *batch) for batch in batches])
+        known = losses[~np.isnan(losses[:, 1]), 1]
+        return losses[:, 0].mean(), known.mean() if known.size else np.nan
 
     def _judge(self) -> None:
         """Compares the error loss with the pretrained network's, and warns."""

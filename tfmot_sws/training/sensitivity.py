@@ -34,7 +34,8 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
     The assignment widths follow from it, and the proportions from a new count of each
     component's members. `fit` does so by itself, with `AnnealAndMerge` among its callbacks.
     In a training loop of your own, call it a few times before the first step, each time with
-    another batch, and then once in some twenty steps, until 70 % of the training.
+    another batch, and then once in some twenty steps, until 70 % of the training. A batch
+    whose gradients are not finite is left out.
 
     Args:
         model: wrapped by `apply_soft_weight_sharing` and compiled with its loss.
@@ -56,10 +57,11 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
             "measure_sensitivity expects a model wrapped by apply_soft_weight_sharing; "
             f"received {type(model).__name__}."
         )
-    if not getattr(model, "compiled", True) or getattr(model, "loss", True) is None:
+    # Only models of Keras 3 say `compiled`, and only those of tf_keras have no loss before.
+    if not (model.compiled if hasattr(model, "compiled") else model.compiled_loss):
         raise ValueError(
-            f"Model '{model.name}' is not compiled with a loss, whose gradient is to be "
-            "measured. Call compile(loss=..., optimizer=...) first."
+            f"Model '{model.name}' is not compiled, so the loss whose gradient is to be "
+            "measured is unknown. Call compile(loss=..., optimizer=...) first."
         )
     update_sensitivity(model, x, y, sample_weight)
     for part in parts:
@@ -72,6 +74,9 @@ def update_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = N
     parts = wrapped_parts(model)
     size = np.shape(keras.tree.flatten(x)[0])[0]
     measured = size * _measure(model, x, y, sample_weight)[2:]
+    # One NaN may have been a zero, behind a ReLU, in other tensors.
+    if not np.all(np.isfinite(measured)):
+        return
     groups = [group for part in parts for group in part.sharing.groups]
     ends = np.cumsum([len(group.variables) for group in groups])
     for group, values in zip(groups, np.split(measured, ends[:-1]), strict=True):
@@ -83,7 +88,8 @@ def measure_losses(
 ) -> NDArray[np.float64]:
     """The error loss of a batch, and the loss to be had by chance.
 
-    By chance: with each example's target given to the next.
+    By chance: with each example's target given to the next. NaN where that is unknown,
+    because there are no targets or all are alike.
 
     Args:
         model: as for `measure_sensitivity`.
@@ -91,7 +97,14 @@ def measure_losses(
         y: its targets.
         sample_weight: its weights.
     """
-    return _measure(model, x, y, sample_weight)[:2]
+    loss, by_chance = _measure(model, x, y, sample_weight)[:2]
+    return np.array([loss, by_chance if _differ(y) else np.nan])
+
+
+def _differ(targets: Any) -> bool:
+    """Whether some example's target is not that of the example before."""
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(targets) if leaf is not None]
+    return any(np.any(leaf != np.roll(leaf, 1, axis=0)) for leaf in leaves)
 
 
 def _measure(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArray[np.float64]:
@@ -103,7 +116,7 @@ def _take_in(sensitivities: keras.Variable, measured: NDArray[np.float64]) -> No
     """Moves sensitivities towards what was measured; the first time all the way."""
     old = ops.convert_to_numpy(sensitivities).astype(np.float64)
     new = np.where(old > 0, old + _STEP * (measured - old), measured)
-    sensitivities.assign(np.where(np.isfinite(new), new, old).astype(np.float32))
+    sensitivities.assign(new.astype(np.float32))
 
 
 def _squared_gradients(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArray[np.floating]:
@@ -112,7 +125,8 @@ def _squared_gradients(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArra
     taken = {id(v) for v in shared}
     others = [v for v in model.inner.variables if id(v) not in taken]
     if model.sensitivity_program is None:
-        vars(model)["sensitivity_program"] = traced(_Program(model, shared, others))
+        program = _Program(model, shared, others)
+        vars(model)["sensitivity_program"] = program if model.run_eagerly else traced(program)
     snapped = [ops.stop_gradient(tensor) for _, tensor in model.sharing.step(training=False)[0]]
     data = keras.tree.map_structure(
         lambda array: None if array is None else ops.convert_to_tensor(array),

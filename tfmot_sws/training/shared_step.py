@@ -50,6 +50,8 @@ class WeightSharing(keras.layers.Layer):
             rise of the error loss over that to be had by chance. 0 while unknown.
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
+        is_measured: whether calls of a tf_keras model are to give the error loss alone, on
+            weights snapped without noise.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class WeightSharing(keras.layers.Layer):
         self.complexity_sum = self._scalar("complexity_sum")
         self.first_loss = self._scalar("first_loss")
         self.lost_share = self._scalar("lost_share")
-        self.is_renewed = False
+        self.is_renewed = self.is_measured = False
         self._renewal: Any = None
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0

@@ -93,6 +93,8 @@ class SoftWeightSharing(Wrapped, keras.Model):
         if jit_compile == "auto" and not _whole_step_gains_from_jit():
             jit_compile = False
         super().compile(*args, jit_compile=jit_compile, **kwargs)
+        # It was traced with the loss of before.
+        self.__dict__["sensitivity_program"] = None
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as the saved one was, its optimizer's state included."""
