@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from tfmot_sws import PriorOptions
@@ -20,6 +21,12 @@ GENTLE: dict[str, Any] = {
     "zero_proportion": 0.5,
     "options": PriorOptions(assignment_width=0.3),
 }
+
+
+# What a random network has learned of random targets is little, and soon lost.
+RANDOM_NETWORKS = pytest.mark.filterwarnings(
+    "ignore:.* of what it had learned is lost:UserWarning"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,12 @@ import csv
 import keras
 import numpy as np
 import pytest
-from families import sequential
+from families import RANDOM_NETWORKS, sequential
 
 import tfmot_sws as sws
 from tfmot_sws.training import schedules
+
+pytestmark = RANDOM_NETWORKS
 
 
 @pytest.fixture
@@ -17,14 +19,18 @@ def data(rng):
     return x, (x[:, :3] * 2).astype("float32")
 
 
-@pytest.fixture
-def shared():
+def wrap(**settings):
     keras.utils.set_random_seed(5)
     wrapped = sws.apply_soft_weight_sharing(
-        sequential(), num_components=6, complexity_weight=0.05
+        sequential(), num_components=6, complexity_weight=0.05, **settings
     )
     wrapped.compile(keras.optimizers.Adam(1e-2), "mse")
     return wrapped
+
+
+@pytest.fixture
+def shared():
+    return wrap()
 
 
 class Recorder(keras.callbacks.Callback):
@@ -56,12 +62,16 @@ def test_widths_reach_the_prior(shared, data):
         stddev=schedules.constant(3.0), assignment=schedules.constant(0.5)
     )
     shared.fit(*data, epochs=1, verbose=0, callbacks=[callback])
-    prior = shared.groups[0].prior
-    scale, options = float(prior.scale.value), prior.options
-    targets = [3 * scale * options.zero.stddev, 3 * scale * options.others.stddev]
-    np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
-    width = 0.5 * scale * options.assignment_width
-    assert float(prior.assignment_width.value) == pytest.approx(width)
+    for prior in (group.prior for group in shared.groups):
+        scale, options = float(prior.scale.value), prior.options
+        targets = [3 * scale * options.zero.stddev, 3 * scale * options.others.stddev]
+        np.testing.assert_allclose(prior.target_stddevs.value, targets, rtol=1e-5)
+        limit = options.assignment_width * np.asarray(prior.tensor_scales.value)
+        sensitivities = np.asarray(prior.sensitivities.value)
+        by_curvature = np.sqrt(options.width_gain * 0.05 / 64 / sensitivities)
+        factor = 0.5 * np.asarray(prior.narrowing.value)
+        expected = factor * np.minimum(limit, by_curvature)
+        np.testing.assert_allclose(prior.widths.value, expected, rtol=1e-5)
 
 
 def test_dither_is_in_training_only_and_ends_at_zero(shared, data):
@@ -89,16 +99,23 @@ def test_logs_reach_callbacks_listed_before(shared, data, tmp_path):
 
 def test_logs_tell_zeros_and_bits_as_counted(shared, data):
     history = shared.fit(*data, epochs=3, verbose=0, callbacks=[sws.AnnealAndMerge()]).history
-    prior, kernels = shared.groups[0].prior, shared.groups[0].variables
-    slots = np.concatenate([np.asarray(prior.assign(k.value)).ravel() for k in kernels])
-    counts = np.unique(slots, return_counts=True)[1]
-    share = counts / counts.sum()
-    assert history["zeros"][-1] == pytest.approx(np.mean(slots == 0))
-    assert history["bits_per_weight"][-1] == pytest.approx(-(share * np.log2(share)).sum())
-    assert history["num_components"][-1] == prior.alive_slots.size
+    zeros, bits, total, alive = 0, 0.0, 0, 0
+    for prior, variables in ((group.prior, group.variables) for group in shared.groups):
+        slots = np.concatenate(
+            [np.ravel(i) for i in prior.assign([v.value for v in variables])]
+        )
+        counts = np.unique(slots, return_counts=True)[1]
+        zeros += np.sum(slots == 0)
+        bits -= np.sum(counts * np.log2(counts / slots.size))
+        total += slots.size
+        alive += prior.alive_slots.size
+    assert history["zeros"][-1] == pytest.approx(zeros / total)
+    assert history["bits_per_weight"][-1] == pytest.approx(bits / total)
+    assert history["num_components"][-1] == alive
 
 
-def test_unused_components_die_and_twins_merge(shared, data):
+def test_unused_components_die_and_twins_merge(data):
+    shared = wrap(scope="model", zero_proportion=0.5)
     prior = shared.groups[0].prior
     twins = sws.GaussianMixture(
         [0, 0.3, 0.3005, -0.3, 40.0, 50.0], [0.05] * 6, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]
@@ -115,7 +132,7 @@ def test_unused_components_die_and_twins_merge(shared, data):
 def test_nothing_dies_before_merge_start(shared, data):
     callback = sws.AnnealAndMerge(merge_start=1.0)
     shared.fit(*data, epochs=3, verbose=0, callbacks=[callback])
-    assert shared.groups[0].prior.alive_slots.size == 6
+    assert [group.prior.alive_slots.size for group in shared.groups] == [6, 6]
 
 
 def test_nan_stops_training_and_brings_the_last_good_state_back(shared, data):
@@ -152,12 +169,13 @@ def test_arguments_out_of_range(arguments):
 def test_resumed_fit_starts_at_its_fraction(shared, data):
     recorder = Recorder()
     callback = sws.AnnealAndMerge(snap=schedules.linear(0.0, 1.0))
-    shared.fit(
-        *data,
-        epochs=4,
-        initial_epoch=3,
-        verbose=0,
-        batch_size=64,
-        callbacks=[callback, recorder],
-    )
+    with pytest.warns(UserWarning, match="only 75% of the way to their clusters"):
+        shared.fit(
+            *data,
+            epochs=4,
+            initial_epoch=3,
+            verbose=0,
+            batch_size=64,
+            callbacks=[callback, recorder],
+        )
     assert recorder.rows[0][1] == pytest.approx(0.75)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from families import FAMILIES, GENTLE, sequential
+from families import FAMILIES, GENTLE, RANDOM_NETWORKS, sequential
 
 import tfmot_sws as sws
+
+pytestmark = RANDOM_NETWORKS
 
 
 @pytest.fixture
@@ -92,8 +94,14 @@ def test_include_takes_a_predicate():
     assert [c.shape for c in shared.weight_choices if c.shared] == [(16,), (3,)]
 
 
-def test_scope_layer_gives_each_layer_a_mixture(data):
-    shared = wrap(scope="layer")
+def test_scope_model_gives_all_one_mixture():
+    (group,) = wrap(scope="model").groups
+    assert len(group.variables) == 4
+    assert group.prior.num_tensors == 4
+
+
+def test_each_layer_has_a_mixture(data):
+    shared = wrap()
     assert len(shared.groups) == 2
     shared.compile("adam", "mse")
     fit(shared, data)
@@ -109,11 +117,13 @@ def test_scope_layer_gives_each_layer_a_mixture(data):
 def test_loss_is_the_error_plus_the_scaled_complexity(data):
     shared = wrap(train_size=640, complexity_weight=0.3)
     outputs = shared(data[0], training=True)
-    prior, kernels = shared.groups[0].prior, [np.asarray(v) for v in shared.groups[0].variables]
-    mixture = prior.mixture()
-    nats = -sum(mixture.log_prob(k).sum() for k in kernels)
-    hyper = float(prior.complexity_loss(kernels)) - nats
-    assert float(sum(shared.losses)) == pytest.approx(0.3 / 640 * (nats + hyper), rel=1e-4)
+    total = 0.0
+    for prior, variables in ((group.prior, group.variables) for group in shared.groups):
+        weights, mixture = [np.asarray(v) for v in variables], prior.mixture()
+        nats = -sum(mixture.log_prob(w).sum() for w in weights)
+        size = sum(w.size for w in weights)
+        total += nats + float(prior.hyperprior_loss(prior.tensors(), size))
+    assert float(sum(shared.losses)) == pytest.approx(0.3 / 640 * total, rel=1e-4)
     assert outputs.shape == (64, 3)
 
 
