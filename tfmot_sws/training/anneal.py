@@ -146,7 +146,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._is_lost = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the model is wrapped; settles what depends on the optimizer."""
+        """Checks that the model is wrapped, and begins anew."""
         self._sharings = [part.sharing for part in wrapped_parts(self.model)]
         if not self._sharings:
             raise ValueError(
@@ -168,6 +168,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._kept.take(self.model)
             self._go_on_from(self._step(0))
         self._apply(self._fraction(0))
+        self._merge()
         self._renew()
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
