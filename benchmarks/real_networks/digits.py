@@ -22,7 +22,8 @@ def _make(name):
     tuning = Training(
         TUNING_EPOCHS[name], lenet.SHARE_RATE, lenet.SHARE_BATCH, warmup=lenet.SHARE_WARMUP
     )
-    return Network(name, lenet.NETS[name], load, pretraining, tuning)
+    jit_compile = None if name == "lenet-300-100" else False
+    return Network(name, lenet.NETS[name], load, pretraining, tuning, jit_compile=jit_compile)
 
 
 NETWORKS = [_make(name) for name in lenet.NETS]

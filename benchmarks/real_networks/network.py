@@ -132,6 +132,8 @@ class Network:
         batches: batches of changed training examples from (data, batch size, seed);
             `None`: the examples as they are.
         note: what a reader of its figures has to know.
+        jit_compile: as `compile` takes it; `None` leaves it to Keras, which lets XLA compile,
+            though a step with convolutions takes it up to eight times as long on a CPU.
         on_request: whether it takes too long to be run unless it is asked for.
     """
 
@@ -143,6 +145,7 @@ class Network:
     task: Task = CLASSIFICATION
     batches: Callable[..., Any] | None = None
     note: str = ""
+    jit_compile: bool | None = None
     on_request: bool = False
 
     def data(self):
@@ -157,6 +160,7 @@ class Network:
             training.make_optimizer(len(self.data()[0][1]), library),
             self.task.make_loss(library),
             metrics=list(self.task.keras_metrics),
+            **({} if self.jit_compile is None else {"jit_compile": self.jit_compile}),
         )
 
     def fit(self, model, training=None, *, seed=0, callbacks=(), validate=False, verbose=0):

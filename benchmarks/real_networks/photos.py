@@ -139,6 +139,7 @@ NETWORKS = [
         CLASSIFICATION_OF_PROBABILITIES,
         mirror_and_shift,
         f"{NOTE} Pretraining fine-tunes the file of MLPerf Tiny.",
+        jit_compile=False,
     ),
     Network(
         "separable",
@@ -148,6 +149,7 @@ NETWORKS = [
         Training(16, batch_size=128),
         batches=mirror_and_shift,
         note=NOTE,
+        jit_compile=False,
     ),
     Network(
         "resnet-20",
@@ -157,6 +159,7 @@ NETWORKS = [
         Training(6, batch_size=128),
         batches=mirror_and_shift,
         note=f"{NOTE} Few epochs, as two cores allow: the dense network is not trained out.",
+        jit_compile=False,
     ),
     Network(
         "wrn-16-4",
@@ -166,6 +169,7 @@ NETWORKS = [
         Training(40, batch_size=128),
         batches=mirror_and_shift,
         note=NOTE,
+        jit_compile=False,
         on_request=True,
     ),
 ]

@@ -71,6 +71,12 @@ def unet(library):
 
 NETWORKS = [
     Network(
-        "unet", unet, load, Training(20, 3e-3, 32), Training(12, batch_size=32), SEGMENTATION
+        "unet",
+        unet,
+        load,
+        Training(20, 3e-3, 32),
+        Training(12, batch_size=32),
+        SEGMENTATION,
+        jit_compile=False,
     )
 ]
