@@ -107,7 +107,7 @@ def measure_missed_overlap(outputs, labels):
     return float(1.0 - np.mean(overlaps))
 
 
-CLASSIFICATION = Task("error", measure_error, _cross_entropy(True), ("accuracy",))
+CLASSIFICATION = Task("wrong answers", measure_error, _cross_entropy(True), ("accuracy",))
 # For networks that end in a softmax.
 CLASSIFICATION_OF_PROBABILITIES = dataclasses.replace(
     CLASSIFICATION, make_loss=_cross_entropy(False)

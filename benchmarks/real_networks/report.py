@@ -36,7 +36,7 @@ def to_markdown(record):
 def _describe(info):
     """What a reader has to know before the figures."""
     lines = [
-        f"Error: {info['metric']}. "
+        f"Measured: {info['metric']}. "
         f"Pretraining: {_describe_training(info['pretraining'])}. "
         f"Then: {_describe_training(info['tuning'])}.",
         info["note"],
@@ -131,7 +131,7 @@ def _overview(record):
                 _smallest(chosen),
             ]
         )
-    headers = ["network", "error", "dense", *(TITLES[r] for r in (OURS, *PEERS)), "smallest"]
+    headers = ["network", "measured", "dense", *(TITLES[r] for r in (OURS, *PEERS)), "smallest"]
     caption = (
         "Test error of the dense network trained as long; then bytes, how many times smaller "
         "than dense and points of test error above it, means over the seeds. Of each peer's "
