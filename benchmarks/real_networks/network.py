@@ -175,7 +175,8 @@ class Network:
         }
         library_of(model).utils.set_random_seed(seed)
         if self.batches:
-            return model.fit(self.batches(data, training.batch_size, seed), **options)
+            batches = self.batches(data, training.batch_size, seed)
+            return model.fit(batches, shuffle=False, **options)
         return model.fit(*data, batch_size=training.batch_size, **options)
 
     def dense(self, seed=0, folder=CACHE):
