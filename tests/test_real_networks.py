@@ -79,6 +79,26 @@ def test_pictures_are_mirrored_and_shifted_and_nothing_else():
     assert epochs[0][0][0].tobytes() != epochs[1][0][0].tobytes()
 
 
+def load_noise():
+    """Pictures of noise in the place of CIFAR-10."""
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    return ((pictures, np.arange(16, dtype=np.uint8) % 10),) * 3
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_network_trains_on_changed_pictures(library):
+    training = Training(1, batch_size=8)
+    separable = dataclasses.replace(NETWORKS["separable"], load=load_noise)
+    model = separable.build(library)
+    before = [weight.copy() for weight in model.get_weights()]
+    separable.compile(model, training)
+    separable.fit(model, training)
+    after = model.get_weights()
+    assert all(np.any(new != old) for new, old in zip(after, before, strict=True))
+    assert 0.0 <= separable.metric(model, "test") <= 1.0
+
+
 def test_metrics_are_those_of_scikit_learn():
     generator = np.random.default_rng(0)
     logits, labels = generator.random((4, 6, 6, 3)), generator.integers(0, 3, (4, 6, 6))
