@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from families import sequential
 
 import tfmot_sws as sws
@@ -171,6 +172,22 @@ def test_without_counting_proportions_stay(shared):
     for group, usage in zip(shared.groups, before, strict=True):
         np.testing.assert_array_equal(group.prior.log_usage.value, usage)
         np.testing.assert_array_equal(group.prior.members.value, 1.0)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_train_on_batch_counts(library, rng):
+    """In a loop of the user's own no callback renews."""
+    model = library.Sequential([library.Input((10,)), library.layers.Dense(30)])
+    shared = sws.apply_soft_weight_sharing(model, num_components=5, train_size=64)
+    shared.compile(library.optimizers.SGD(0.0), "mse")
+    (group,) = shared.groups
+    group.prior.set_widths(assignment=0.1)
+    x = rng.standard_normal((16, 10)).astype("float32")
+    for _ in range(3):
+        before, counts = np.asarray(group.prior.members), group.counts()
+        shared.train_on_batch(x, np.tile(x, 3))
+        np.testing.assert_allclose(group.prior.members.value, (before + counts) / 2)
+    assert group.counts()[1:].sum() > 0
 
 
 # Kernels.

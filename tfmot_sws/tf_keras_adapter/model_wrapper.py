@@ -120,7 +120,7 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `tf_keras.Model.train_on_batch`, with the present weights' complexity loss."""
-        self.sharing.renew()
+        self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:

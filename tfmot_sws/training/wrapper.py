@@ -121,7 +121,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, with the complexity loss of the present weights."""
-        self.sharing.renew()
+        self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
