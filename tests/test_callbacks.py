@@ -8,7 +8,7 @@ import pytest
 from families import RANDOM_NETWORKS, sequential
 
 import tfmot_sws as sws
-from tfmot_sws.training import schedules
+from tfmot_sws.training import anneal, schedules
 
 pytestmark = RANDOM_NETWORKS
 
@@ -129,6 +129,26 @@ def test_unused_components_die_and_twins_merge(data):
     np.testing.assert_array_equal(prior.alive_slots, [0, 1, 3])
 
 
+@pytest.mark.parametrize(("epochs", "batch_size"), [(40, 64), (8, 16)])
+def test_merging_is_tried_once_in_a_twentieth_of_the_training(
+    epochs, batch_size, shared, data, monkeypatch
+):
+    """However many steps an epoch has."""
+    tried = []
+
+    def merge(prior, counts, threshold):
+        assert counts.size == prior.num_components
+        tried.append(threshold)
+
+    monkeypatch.setattr(anneal, "merge_components", merge)
+    callback = sws.AnnealAndMerge(merge_start=0.3, rule_end=0.6, merge_threshold=0.25)
+    shared.fit(*data, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[callback])
+    fractions = np.arange(40 if batch_size == 64 else 32) / (40 if batch_size == 64 else 32)
+    within = fractions[(fractions >= 0.3) & (fractions <= 0.6)]
+    # In each of two layers.
+    assert tried == [0.25] * 2 * np.unique(np.floor(20 * within + 1e-9)).size
+
+
 def test_nothing_dies_before_merge_start(shared, data):
     callback = sws.AnnealAndMerge(merge_start=1.0)
     shared.fit(*data, epochs=3, verbose=0, callbacks=[callback])
@@ -160,7 +180,9 @@ def test_plain_model_is_turned_down(data):
         model.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge()])
 
 
-@pytest.mark.parametrize("arguments", [{"merge_threshold": -1}, {"merge_start": 2.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"merge_threshold": -1}, {"merge_start": 2.0}, {"rule_end": -0.1}]
+)
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))} must"):
         sws.AnnealAndMerge(**arguments)

@@ -276,6 +276,34 @@ def test_resume_after_a_kill_equals_the_uninterrupted_run(data, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+# One step an epoch, or many.
+@pytest.mark.parametrize(("batch_size", "epochs", "killed"), [(64, 60, 25), (2, 3, 1)])
+def test_resume_measures_and_merges_as_the_uninterrupted_run(
+    batch_size, epochs, killed, data, tmp_path
+):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == killed:
+                raise KeyboardInterrupt
+
+    def run(*callbacks):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(3)])
+        shared = sws.apply_soft_weight_sharing(model, num_components=12, complexity_weight=0.05)
+        shared.compile(keras.optimizers.Adam(0.01), "mse")
+        settings = {"epochs": epochs, "batch_size": batch_size, "shuffle": False}
+        fit(shared, data, callbacks=list(callbacks), **settings)
+        return shared
+
+    expected = run()
+    assert 2 < expected.groups[0].prior.alive_slots.size < 12
+    with pytest.raises(KeyboardInterrupt):
+        run(keras.callbacks.BackupAndRestore(tmp_path / "backup"), Killed())
+    resumed = _trained(run(keras.callbacks.BackupAndRestore(tmp_path / "backup")))
+    for one, other in zip(resumed, _trained(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_saved_model_goes_on_with_its_optimizer(data, tmp_path):
     shared = _wrap_gently()
     fit(shared, data)

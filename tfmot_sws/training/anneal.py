@@ -93,12 +93,13 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             merge; 0 merges none. Components without weights die in any case. Default: 0.01.
         merge_start: training fraction before which no component dies or merges. Default:
             0.2.
-        rule_end: training fraction from which the rule of the assignment is fixed: no
-            sensitivity is measured, no proportion renewed and no component merged, so that
-            the network, its moving averages above all, settles. Default: 0.7.
+        rule_end: training fraction from which on the rule of the assignment stays as it is:
+            no component dies or merges, the proportions follow the usage no longer, and
+            sensitivities are not measured. Otherwise weights would change sides after
+            BatchNorm's statistics have settled. Default: 0.7.
 
     Raises:
-        ValueError: when the threshold or the fraction is out of range.
+        ValueError: when the threshold or a fraction is out of range.
 
     References:
         Ullrich et al. 2017, sections 3.2 (merging) and 5.
@@ -146,7 +147,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._is_lost = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the model is wrapped, and begins anew."""
+        """Checks that the model is wrapped."""
         self._sharings = [part.sharing for part in wrapped_parts(self.model)]
         if not self._sharings:
             raise ValueError(
@@ -168,6 +169,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._kept.take(self.model)
             self._go_on_from(self._step(0))
         self._apply(self._fraction(0))
+        # Here too: an epoch may have fewer steps than pass between two updates.
         self._merge()
         self._renew()
         for sharing in self._sharings:
@@ -176,8 +178,13 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _go_on_from(self, step: int) -> None:
         """Has a resumed training measure and merge when the interrupted one would have."""
-        self._measured = max(step - 1, 0)
-        self._merged = math.ceil(self._fraction(0) / _MERGE_EVERY - 1e-9) - 1
+        if _number(self._sharings[0].first_loss):
+            self._measured = max(step - 1, 0)
+        steps = max(self._steps(), 1)
+        last_update = (steps - 1) // self._stride() * self._stride()
+        fraction = (self._epoch - 1 + last_update / steps) / self._epochs()
+        if fraction >= self.merge_start:
+            self._merged = _slot(fraction)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules, measures and renews what steps hold, each once in some steps."""
@@ -197,7 +204,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         if self._fraction(batch) > self.rule_end or not getattr(self.model, "batches", None):
             return False
         step = self._step(batch)
-        total = (self._steps() or 1000) * (self.params.get("epochs") or 1)
+        total = (self._steps() or 1000) * self._epochs()
         period = max(_STEPS_BETWEEN, round(total / _MEASUREMENTS))
         return step >= 1 and (not self._measured or step // period > self._measured // period)
 
@@ -237,11 +244,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         network that stripping returns.
         """
         fraction = self._fraction(self._applied)
-        slot = math.floor(fraction / _MERGE_EVERY + 1e-9)
-        if self.merge_start <= fraction <= self.rule_end and slot > self._merged:
+        if self.merge_start <= fraction <= self.rule_end and _slot(fraction) > self._merged:
             for group in (group for sharing in self._sharings for group in sharing.groups):
                 merge_components(group.prior, group.counts(), self.merge_threshold)
-            self._merged = slot
+            self._merged = _slot(fraction)
 
     def _take_state_back(self) -> None:
         """Has variables hold the state, which the JAX trainer keeps within an epoch."""
@@ -257,12 +263,12 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._stop_and_restore(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns where something went wrong; lets go of the kept state."""
-        if not self._is_lost:
-            self._judge()
+        """Lets go of the kept state; warns where something went wrong."""
         self._kept.clear()
         for sharing in self._sharings:
             sharing.is_renewed = False
+        if not self._is_lost:
+            self._judge()
 
     def _stop_and_restore(self, epoch: int) -> None:
         self._is_lost = True
@@ -278,7 +284,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _fraction(self, batch: int) -> float:
         steps = self._steps()
         within = batch / steps if steps else 0.0
-        return (self._epoch + within) / max(self.params.get("epochs") or 1, 1)
+        return (self._epoch + within) / self._epochs()
+
+    def _epochs(self) -> int:
+        return max(self.params.get("epochs") or 1, 1)
 
     def _steps(self) -> int:
         """Steps an epoch; 0 when nobody knows."""
@@ -300,9 +309,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             sharing.renew(counting=self._fraction(batch) <= self.rule_end)
 
     def _stride(self) -> int:
-        steps = self._steps() or 1
-        epochs = self.params.get("epochs") or 1
-        return max(1, round(steps * epochs / _UPDATES))
+        return max(1, round((self._steps() or 1) * self._epochs() / _UPDATES))
 
     def _schedules(self) -> tuple[Schedule, ...]:
         return self.complexity, self.stddev, self.assignment, self.snap, self.dither
@@ -315,7 +322,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
                 "A schedule by steps, such as tfmot's, needs the number of steps an epoch. "
                 "Pass steps_per_epoch= to fit, or a schedule of tfmot_sws.training.schedules."
             )
-        return steps * (self.params.get("epochs") or 1)
+        return steps * self._epochs()
 
     def _apply(self, fraction: float, batch: int = 0) -> None:
         self._applied, self._factor = batch, self.complexity(fraction)
@@ -368,6 +375,11 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
     first = [c for c in listed if isinstance(c, kind)]
     rest = [c for c in listed if not isinstance(c, kind)]
     return (first or [kind()]) + rest, not first
+
+
+def _slot(fraction: float) -> int:
+    """Which twentieth of the training a fraction lies in."""
+    return math.floor(fraction / _MERGE_EVERY + 1e-9)
 
 
 def _number(scalar: keras.Variable) -> float:
