@@ -173,6 +173,23 @@ def test_nan_stops_training_and_brings_the_last_good_state_back(shared, data):
     assert np.isfinite(shared.evaluate(*data, verbose=0))
 
 
+def test_nan_within_an_epoch_in_which_components_merge(shared, data):
+    """Where a step ends in NaN, the callback still goes through the rest of the epoch."""
+    x, y = data
+    shared.fit(*data, verbose=0, epochs=2, callbacks=[sws.AnnealAndMerge()])
+    good = [np.asarray(v) for v in shared.inner.weights]
+    arguments = {"epochs": 3, "batch_size": 4, "verbose": 0}
+    with pytest.warns(UserWarning, match="NaN or infinite in epoch 1: training stops"):
+        shared.fit(
+            np.full_like(x, np.nan),
+            y,
+            callbacks=[sws.AnnealAndMerge(merge_start=0.0)],
+            **arguments,
+        )
+    for variable, value in zip(shared.inner.weights, good, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), value)
+
+
 def test_plain_model_is_turned_down(data):
     model = sequential()
     model.compile("sgd", "mse")

@@ -264,7 +264,9 @@ class GaussianMixturePrior(keras.layers.Layer):
             self.narrowing.assign(ops.convert_to_numpy(self.narrowing) * factor)
             self.widths.assign(ops.convert_to_numpy(self.widths) * factor)
         for tensor in np.flatnonzero(self._dead(weights)):
-            self._place_mean(ops.convert_to_numpy(weights[int(tensor)]))
+            values = ops.convert_to_numpy(weights[int(tensor)])
+            if self.is_finite and np.all(np.isfinite(values)):
+                self._place_mean(values)
 
     def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
         """Which kernels are all zero, though their trained weights are not."""
@@ -375,6 +377,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         widths = np.where(known, np.minimum(widths, widest), widest)
         narrowing = ops.convert_to_numpy(self.narrowing)
         self.widths.assign((assignment * narrowing * widths).astype(np.float32))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all that is trained is finite, as it is until a training diverges."""
+        return bool(np.all(np.isfinite(ops.convert_to_numpy(self._trained))))
 
     @property
     def alive_slots(self) -> NDArray[np.intp]:

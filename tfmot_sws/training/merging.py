@@ -20,6 +20,9 @@ def merge_components(
         counts: number of weights in each slot, shape (K,).
         threshold: symmetric KL divergence in nats below which two components merge.
     """
+    if not prior.is_finite:
+        # The training has diverged, which shows in the loss at the end of the epoch.
+        return
     slots = prior.alive_slots
     used = counts[slots] > 0
     used[0] = True
