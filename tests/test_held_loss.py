@@ -153,7 +153,7 @@ def test_train_on_batch_after_fit_sees_the_present_weights(rng):
     shared = wrapped(8, complexity_weight=0.1)
     shared.compile("sgd", "mse")
     callback = sws.AnnealAndMerge()
-    shared.fit(x, x[:, :8], batch_size=64, verbose=0, callbacks=[callback])
+    shared.fit(x, x[:, :8], batch_size=64, epochs=5, verbose=0, callbacks=[callback])
     group = shared.groups[0]
     for variable in group.variables:
         variable.assign(variable + 1.0)

@@ -55,7 +55,7 @@ def _program(model: tf_keras.Model) -> Any:
     """The compiled function of a model and its loss; it holds none of the model's values."""
     loss, program = vars(model).get("sensitivity_program", (None, None))
     if loss is not model.compiled_loss:
-        program = functools.partial(_squares, model)
+        program = functools.partial(_of_one_replica, model)
         if not model.run_eagerly:
             program = tf.function(program, autograph=False)
         # Past `__setattr__`, which would track it.
@@ -63,13 +63,22 @@ def _program(model: tf_keras.Model) -> Any:
     return program
 
 
+def _of_one_replica(model: tf_keras.Model, *data: Any) -> tf.Tensor:
+    """`_squares` in each replica, because only there metrics can change; all see the batch."""
+    strategy = model.distribute_strategy
+    return strategy.experimental_local_results(strategy.run(_squares, (model, *data)))[0]
+
+
 def _squares(
     model: tf_keras.Model, shared: list[tf.Variable], x: Any, y: Any, sample_weight: Any
 ) -> tf.Tensor:
     def error_loss(targets: Any) -> tf.Tensor:
-        losses = [model.compiled_loss(targets, outputs, sample_weight), *model.losses]
-        return tf.add_n([tf.cast(loss, tf.float32) for loss in losses if loss is not None])
+        compiled = model.compiled_loss(targets, outputs, sample_weight)
+        # tf_keras has divided it by the number of replicas, whose gradients are summed.
+        own = [] if compiled is None else [replicas * tf.cast(compiled, tf.float32)]
+        return tf.add_n([*own, *(tf.cast(loss, tf.float32) for loss in model.losses)])
 
+    replicas = float(model.distribute_strategy.num_replicas_in_sync)
     with tf.GradientTape() as tape:
         outputs = model(x, training=True)
         loss = error_loss(y)
