@@ -10,7 +10,11 @@ import tf_keras
 from families import FAMILIES, GENTLE, sequential
 
 import tfmot_sws as sws
-from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
+from tfmot_sws.training.sensitivity import (
+    measure_losses,
+    measure_sensitivity,
+    update_sensitivity,
+)
 
 LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
 
@@ -74,7 +78,7 @@ def two_layers(library):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_is_the_batch_size_times_the_mean_squared_gradient(library, scope, data):
     shared = wrap(two_layers(LIBRARIES[library]), scope=scope)
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     np.testing.assert_allclose(sensitivities(shared), by_hand(shared, *data), rtol=1e-4)
 
 
@@ -82,7 +86,7 @@ def test_is_the_batch_size_times_the_mean_squared_gradient(library, scope, data)
 def test_sample_weights_count(library, data):
     weight = np.linspace(0, 3, 16, dtype="float32")
     shared = wrap(two_layers(LIBRARIES[library]))
-    measure_sensitivity(shared, *data, weight)
+    update_sensitivity(shared, *data, weight)
     expected = by_hand(shared, *data, weight)
     np.testing.assert_allclose(sensitivities(shared), expected, rtol=1e-4)
 
@@ -96,7 +100,7 @@ def test_of_wrapped_layers(data):
     wrapped.compile("sgd", "mse")
     for layer in layers:
         layer.snap.assign(0.5)
-    measure_sensitivity(wrapped, *data)
+    update_sensitivity(wrapped, *data)
     together = types.SimpleNamespace(
         groups=[group for layer in layers for group in layer.groups], snap=layers[0].snap
     )
@@ -108,7 +112,7 @@ def test_of_wrapped_layers(data):
 def test_dither_has_no_part_in_it(library, data):
     shared = wrap(two_layers(LIBRARIES[library]))
     shared.sharing.dither.assign(1.0)
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     np.testing.assert_allclose(sensitivities(shared), by_hand(shared, *data), rtol=1e-4)
 
 
@@ -118,12 +122,12 @@ def test_another_batch_moves_it_by_a_fifth(library, data):
     shared = wrap(two_layers(LIBRARIES[library]))
     batches = (x, y), (3 * x, y), (x[:5], y[:5])
     first, second, third = (by_hand(shared, *batch) for batch in batches)
-    measure_sensitivity(shared, *batches[0])
+    update_sensitivity(shared, *batches[0])
     np.testing.assert_allclose(sensitivities(shared), first, rtol=1e-4)
-    measure_sensitivity(shared, *batches[1])
+    update_sensitivity(shared, *batches[1])
     expected = first + 0.2 * (second - first)
     np.testing.assert_allclose(sensitivities(shared), expected, rtol=1e-4)
-    measure_sensitivity(shared, *batches[2])
+    update_sensitivity(shared, *batches[2])
     expected += 0.2 * (third - expected)
     np.testing.assert_allclose(sensitivities(shared), expected, rtol=1e-4)
 
@@ -132,21 +136,21 @@ def test_another_batch_moves_it_by_a_fifth(library, data):
 def test_what_is_not_finite_is_left_out(library, data):
     x, y = data
     shared = wrap(two_layers(LIBRARIES[library]))
-    measure_sensitivity(shared, x, y)
+    update_sensitivity(shared, x, y)
     before = sensitivities(shared)
-    measure_sensitivity(shared, np.full_like(x, np.inf), y)
+    update_sensitivity(shared, np.full_like(x, np.inf), y)
     np.testing.assert_array_equal(sensitivities(shared), before)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_another_loss_is_measured_after_another_compile(library, data):
     shared = wrap(two_layers(LIBRARIES[library]))
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     # The same loss times 3.
     shared.compile("sgd", lambda y, p: 3 * keras.ops.mean(keras.ops.square(y - p), axis=-1))
     for group in shared.groups:
         group.prior.sensitivities.assign(np.zeros(len(group.variables), "float32"))
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     np.testing.assert_allclose(sensitivities(shared), 9 * by_hand(shared, *data), rtol=1e-4)
 
 
@@ -159,7 +163,7 @@ def test_where_steps_run_eagerly_so_does_the_measuring(library, data):
         return scale * tf.reduce_mean(tf.square(y - outputs), axis=-1)
 
     shared.compile("sgd", loss, run_eagerly=True)
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     np.testing.assert_allclose(sensitivities(shared), by_hand(shared, *data), rtol=1e-4)
 
 
@@ -233,7 +237,7 @@ def test_is_that_of_a_tape_on_the_snapped_network(library, name, rng):
     x, y = make_inputs(rng), rng.integers(0, 3, 16)
     loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
     shared.compile("sgd", loss)
-    measure_sensitivity(shared, x, y)
+    update_sensitivity(shared, x, y)
     copy, variables = plain_copy(shared, lambda: build(library))
     expected = by_tape(copy, variables, loss, x, y)
     assert np.all(expected > 0)
@@ -259,7 +263,7 @@ def test_measuring_changes_nothing_else(library, rng):
         return [np.asarray(v) for v in natives if id(v) not in own]
 
     before = state()
-    measure_sensitivity(shared, x, y)
+    update_sensitivity(shared, x, y)
     measure_losses(shared, x, y)
     after = state()
     assert np.all(sensitivities(shared) > 0)
@@ -271,7 +275,7 @@ def test_several_inputs_and_outputs(rng):
     family = FAMILIES["multi_io"]
     shared = wrap(family.build(), loss={"first": "mse", "second": "mae"})
     x, y = family.make_inputs(rng), family.make_targets(rng)
-    measure_sensitivity(shared, x, y)
+    update_sensitivity(shared, x, y)
     copy, variables = plain_copy(shared, family.build)
 
     def loss(y, outputs):
@@ -299,7 +303,7 @@ def test_mixed_float16_sees_small_gradients(name, data):
         return 1e-4 * tf.reduce_mean(tf.square(error), axis=-1)
 
     shared.compile("sgd", small)
-    measure_sensitivity(shared, *data)
+    update_sensitivity(shared, *data)
     expected = 1e-8 * by_hand(shared, *data)
     np.testing.assert_allclose(sensitivities(shared), expected, rtol=0.05)
 
@@ -335,7 +339,7 @@ def autoencoder(library):
 def test_add_loss_is_enough(library, data):
     x, _ = data
     shared = wrap(autoencoder(LIBRARIES[library]), loss=None)
-    measure_sensitivity(shared, x)
+    update_sensitivity(shared, x)
     np.testing.assert_allclose(sensitivities(shared), by_hand(shared, x, x), rtol=1e-4)
 
 
@@ -384,3 +388,16 @@ def test_model_that_is_not_compiled_is_turned_down(library, data):
     shared = sws.apply_soft_weight_sharing(model, **GENTLE, train_size=64)
     with pytest.raises(ValueError, match="is not compiled"):
         measure_sensitivity(shared, *data)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_widths_and_proportions_follow(library, data):
+    shared = wrap(two_layers(LIBRARIES[library]))
+    prior = shared.groups[0].prior
+    options, members = prior.options, np.array(prior.members)
+    measure_sensitivity(shared, *data)
+    price = float(shared.complexity_weight.numpy()) / shared.train_size
+    free = np.sqrt(options.width_gain * price / np.array(prior.sensitivities, np.float64))
+    expected = np.minimum(free, options.assignment_width * np.array(prior.tensor_scales))
+    np.testing.assert_allclose(prior.widths, expected, rtol=1e-5)
+    assert not np.array_equal(prior.members, members)

@@ -17,7 +17,7 @@ from keras import ops
 
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.health import find_problems
+from tfmot_sws.training.health import find_problems, share_of_lost
 from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
@@ -229,8 +229,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         before = _number(sharing.first_loss)
         if before and getattr(self.model, "batches", None):
             now, by_chance = self._losses()
-            lost = (now - before) / max(by_chance - before, 1e-12)
-            sharing.lost_share.assign(np.clip(lost, 0.0, 1.0) if by_chance > before else 0.0)
+            sharing.lost_share.assign(share_of_lost(before, now, by_chance))
         for problem in find_problems(self.model, wrapped_parts(self.model)):
             warnings.warn(problem, stacklevel=2)
 

@@ -9,6 +9,8 @@ from keras import ops
 
 # Of what a network had learned it may lose this share without a word.
 _LOST = 0.2
+# A network has learned something if its error loss lies so much below that by chance.
+_LEARNED = 0.1
 # From here on its outputs hardly depend on its inputs.
 _CONSTANT = 0.9
 
@@ -40,6 +42,27 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
             f"what it had learned is lost. {_way_out(parts)}"
         )
     return problems
+
+
+def share_of_lost(before: float, now: float, by_chance: float) -> float:
+    """How much of what a network had learned is lost, 0 to 1.
+
+    Where its error loss was hardly better than by chance there was little to lose, and
+    nothing is said.
+
+    Args:
+        before: the error loss of the pretrained network.
+        now: that of the network as it is.
+        by_chance: that with each example's target given to the next; NaN if unknown.
+
+    Example:
+        >>> share_of_lost(0.5, 1.0, 2.5), share_of_lost(2.4, 2.5, 2.5)
+        (0.25, 0.0)
+    """
+    learned = by_chance - before
+    if not learned > _LEARNED * abs(by_chance):
+        return 0.0
+    return min(max((now - before) / learned, 0.0), 1.0)
 
 
 def _way_out(parts: Sequence[Any]) -> str:
