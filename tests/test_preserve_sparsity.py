@@ -4,10 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from families import RANDOM_NETWORKS
 from tf_keras_families import BUILDERS, make_data
 
 import tfmot_sws as sws
 
+pytestmark = RANDOM_NETWORKS
 LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
 
 
@@ -56,7 +58,7 @@ def test_zeros_stay_exactly_zero(library, name):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_zeros_belong_to_the_zero_component(library):
-    shared, zeros = train(LIBRARIES[library], zero_proportion=0.01)
+    shared, zeros = train(LIBRARIES[library], zero_proportion=0.01, scope="model")
     # A component beside zero that takes whatever is free to go there.
     rival = sws.GaussianMixture([0.0, 1e-3], [0.1, 0.1], [0.01, 0.99])
     shared.groups[0].prior.set_mixture(rival, np.array([0, 1]))
@@ -82,5 +84,5 @@ def test_zeros_of_biases_are_trained():
     )
     shared.compile(keras.optimizers.Adam(0.02), loss="mse")
     data = make_data("sequential", np.random.default_rng(1))
-    shared.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    shared.fit(*data, batch_size=8, verbose=0, callbacks=[sws.AnnealAndMerge()])
     assert np.all(np.asarray(model.layers[-1].bias) != 0)
