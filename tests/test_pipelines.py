@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from families import RANDOM_NETWORKS
 from test_imports import run_python
 
 import tfmot_sws as sws
@@ -83,6 +84,7 @@ def test_pruning_is_kept(clustered):
         assert 1 < len(np.unique(weights)) <= NUM_COMPONENTS
 
 
+@RANDOM_NETWORKS
 def test_without_the_option_zeros_train_on(pruned, data):
     before = kernels(pruned)
     copy = tf_keras.models.clone_model(pruned)

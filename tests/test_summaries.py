@@ -33,7 +33,7 @@ def read(folder):
 
 
 def test_scalars_are_the_logs_and_the_mixture(tmp_path):
-    shared = fit([sws.SoftWeightSharingSummaries(tmp_path)])
+    shared = fit([sws.SoftWeightSharingSummaries(tmp_path)], scope="model")
     found = read(tmp_path)
     for name, values in shared.history.history.items():
         assert [step for step, _ in found[f"epoch/{name}"]] == [0, 1]
@@ -52,7 +52,9 @@ def test_scalars_are_the_logs_and_the_mixture(tmp_path):
 def test_histograms_count_every_shared_weight(tmp_path):
     shared = fit([sws.SoftWeightSharingSummaries(tmp_path, buckets=7)])
     found = read(tmp_path)
-    for variable in shared.groups[0].variables:
+    variables = [variable for group in shared.groups for variable in group.variables]
+    assert len(variables) == 4
+    for variable in variables:
         _, buckets = found[f"weights/{variable.path}"][-1]
         assert buckets.shape == (7, 3)
         assert buckets[:, 2].sum() == np.prod(variable.shape)
@@ -60,7 +62,7 @@ def test_histograms_count_every_shared_weight(tmp_path):
 
 def test_every_and_mixtures_of_layers(tmp_path):
     summaries = sws.SoftWeightSharingSummaries(tmp_path, every=2)
-    fit([summaries], epochs=3, scope="layer")
+    fit([summaries], epochs=3)
     found = read(tmp_path)
     assert [step for step, _ in found["epoch/zeros"]] == [0, 2]
     assert {"mixture_0_mean/00", "mixture_1_mean/00"} <= set(found)
