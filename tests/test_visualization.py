@@ -8,7 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from families import FAMILIES, sequential
+from families import FAMILIES, RANDOM_NETWORKS, sequential
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
@@ -18,6 +18,7 @@ from tfmot_sws.training import schedules
 from tfmot_sws.visualization.counts import Movement
 from tfmot_sws.visualization.style import OTHERS, ZERO
 
+pytestmark = RANDOM_NETWORKS
 MIXTURE = sws.GaussianMixture([0.0, 0.5, -0.4], [0.05, 0.02, 0.1], [0.9, 0.06, 0.04])
 
 
@@ -33,7 +34,7 @@ def trained():
     """Returns the weights before, the wrapped model after, and the history."""
     keras.utils.set_random_seed(3)
     shared = sws.apply_soft_weight_sharing(
-        sequential(), num_components=4, complexity_weight=0.01
+        sequential(), num_components=4, complexity_weight=0.01, scope="model"
     )
     before = visualization.read_weights(shared)
     shared.compile(keras.optimizers.Adam(1e-2), "mse", metrics=["mae"])
@@ -242,7 +243,7 @@ def test_tradeoff_of_bad_points_is_turned_down(points):
 
 def record(path, epochs, **arguments):
     keras.utils.set_random_seed(3)
-    shared = sws.apply_soft_weight_sharing(sequential(), num_components=4)
+    shared = sws.apply_soft_weight_sharing(sequential(), num_components=4, scope="model")
     shared.compile("adam", "mse")
     recorder = sws.WeightMovementRecorder(path, **arguments)
     x = np.zeros((8, 10), "float32")
@@ -269,7 +270,7 @@ def test_recorder_writes_its_frames_and_nothing_else(tmp_path, arguments, epochs
 
 
 def test_recorder_starts_where_nothing_has_moved(tmp_path):
-    recorder = record(tmp_path / "movement.gif", 1, bins=11)
+    recorder = record(tmp_path / "movement.gif", 2, every=2, bins=11)
     (_, first, mixture), (_, last, _) = recorder._frames
     assert first.counts.sum() == last.counts.sum() > 0
     rows, columns = np.nonzero(first.counts)
