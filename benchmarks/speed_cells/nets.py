@@ -18,7 +18,7 @@ EPOCH_EXAMPLES = 50_000
 TRAINING_STEPS = 17_000
 LEARNING_RATE = 1e-3
 # Steps from one evaluation of the prior to the next; step.py holds it to the default.
-RENEWAL_PERIOD = 16
+RENEWAL_PERIOD = 8
 # Rounds from which the scatter of a median can be told.
 FEWEST_FOR_INTERVAL = 5
 

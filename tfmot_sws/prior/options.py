@@ -84,7 +84,7 @@ class PriorOptions:
     width_gain: float = 15.0
     least_zero_proportion: float = 0.5
     learning_rates: LearningRates = LearningRates()
-    renewal_period: int = 16
+    renewal_period: int = 8
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_stddev < float("inf"):

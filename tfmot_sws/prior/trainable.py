@@ -270,21 +270,22 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
         """Which kernels are all zero, though their trained weights are not."""
-        dead = self.all_zero(ops.convert_to_numpy(self.count(weights)[:, 0]), weights)
+        dead = ops.convert_to_numpy(self.all_zero(self.count(weights)[:, 0], weights))
         return np.array(
             [d and bool(ops.any(w != 0)) for d, w in zip(dead, weights, strict=True)]
         )
 
     @staticmethod
-    def all_zero(zeros: NDArray[np.floating], weights: Sequence[Tensor]) -> NDArray[np.bool_]:
+    def all_zero(zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Which tensors are kernels all of whose weights are zero.
 
         Args:
             zeros: number of zeros in each tensor, (T,).
             weights: the tensors.
         """
-        sizes = np.array([math.prod(w.shape) if len(w.shape) > 1 else 0 for w in weights])
-        return (zeros == sizes) & (sizes > 0)
+        sizes = [math.prod(w.shape) if len(w.shape) > 1 else 0 for w in weights]
+        whole = ops.convert_to_tensor(sizes, "float32")
+        return ops.logical_and(ops.equal(zeros, whole), whole > 0.0)
 
     def _place_mean(self, weights: NDArray[np.floating]) -> None:
         """Moves the component nearest to a tensor's largest weight onto it."""
