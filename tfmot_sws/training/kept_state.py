@@ -23,6 +23,9 @@ class KeptState:
 
     def take(self, model: Any) -> None:
         """Keeps the present state, in place of an earlier one."""
+        # Its variables would come with the first step, after which they may be NaN.
+        if hasattr(model.optimizer, "build"):
+            model.optimizer.build(model.trainable_variables)
         self._values = [_values(v) for v in _variables(model)]
 
     def take_if_finite(self, model: Any) -> bool:
