@@ -19,7 +19,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, RANDOM_NETWORKS
 from keras import layers
 
 import tfmot_sws as sws
@@ -139,6 +139,7 @@ def test_layers_with_derived_state_compute_the_same(rng, tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
+@RANDOM_NETWORKS
 def test_wrapped_and_stripped_for_real(rng, tmp_path):
     shared = sws.apply_soft_weight_sharing(FAMILIES["functional"].build(), num_components=5)
     shared.compile("adam", "mse")
