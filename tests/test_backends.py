@@ -1,6 +1,7 @@
 """Keras on JAX and on torch: the families' tests run there too, in processes of their own."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -37,10 +38,79 @@ def test_families_train_strip_and_export(backend):
     assert " passed" in done.stdout
 
 
-def output_on_jax(code):
+def output_on(backend, code):
     """What the code prints in a process of its own."""
-    pytest.importorskip("jax")
-    return output_of(code, environment_of("jax"))
+    pytest.importorskip(backend)
+    return output_of(code, environment_of(backend))
+
+
+def output_on_jax(code):
+    return output_on("jax", code)
+
+
+MEASURE = """
+import json, sys
+import keras, numpy as np
+import tfmot_sws as sws
+from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
+
+generator = np.random.default_rng(0)
+inputs, tokens = keras.Input((8, 8, 3)), keras.Input((5,), dtype="int32")
+x = keras.layers.Conv2D(8, 3, use_bias=False)(inputs)
+x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+x = keras.layers.GlobalAveragePooling2D()(x)
+x = x + keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(20, 8)(tokens))
+model = keras.Model([inputs, tokens], keras.layers.Dense(3)(x))
+for weight in model.trainable_weights:
+    weight.assign(0.3 * generator.standard_normal(weight.shape))
+
+options = sws.PriorOptions(assignment_width=0.3)
+shared = sws.apply_soft_weight_sharing(model, num_components=6, train_size=64, options=options)
+shared.compile("sgd", "mse")
+shared.snap.assign(0.5)
+x = [generator.standard_normal((16, 8, 8, 3)), generator.integers(0, 20, (16, 5))]
+x = [x[0].astype("float32"), x[1].astype("int32")]
+y = generator.standard_normal((16, 3)).astype("float32")
+numpy = keras.ops.convert_to_numpy
+names = ("sensitivities",)
+
+def state():
+    return [numpy(v) for v in shared.variables if not v.path.endswith(names)]
+
+before = state()
+measure_sensitivity(shared, x, y, np.linspace(0, 2, 16, dtype="float32"))
+measure_sensitivity(shared, [2 * x[0], x[1]], y)
+result = {
+    "sensitivities": [float(f) for g in shared.groups for f in numpy(g.prior.sensitivities)],
+    "losses": measure_losses(shared, x, y).tolist(),
+    "changed": sum(np.any(a != b) for a, b in zip(before, state(), strict=True)).item(),
+}
+for group in shared.groups:
+    group.prior.set_widths(assignment=200.0)
+result["dead"] = [int(np.count_nonzero(g.assignments()[0])) for g in shared.groups]
+shared.sharing.renew(counting=True)
+result["alive"] = [int(np.count_nonzero(g.assignments()[0])) for g in shared.groups]
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured_on_tensorflow():
+    return json.loads(output_on("tensorflow", MEASURE).splitlines()[-1])
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_measures_and_keeps_alive_as_on_tensorflow(backend, measured_on_tensorflow):
+    expected = measured_on_tensorflow
+    found = json.loads(output_on(backend, MEASURE).splitlines()[-1])
+    assert len(expected["sensitivities"]) == 4
+    assert min(expected["sensitivities"]) > 0
+    for name in ("sensitivities", "losses"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    assert found["changed"] == expected["changed"] == 0
+    assert max(expected["dead"]) == 0
+    assert min(expected["alive"]) > 0
+    assert found["alive"] == expected["alive"]
 
 
 def test_a_class_of_the_main_script_says_where_to_put_it():
