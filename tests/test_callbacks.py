@@ -9,6 +9,7 @@ from families import RANDOM_NETWORKS, sequential
 
 import tfmot_sws as sws
 from tfmot_sws.training import anneal, schedules
+from tfmot_sws.training.merging import merge_components
 
 pytestmark = RANDOM_NETWORKS
 
@@ -128,6 +129,19 @@ def test_unused_components_die_and_twins_merge(data):
     shared.fit(*data, epochs=1, verbose=0, callbacks=[callback])
     np.testing.assert_allclose(prior.mixture().means, [0, 0.30025, -0.3], atol=1e-4)
     np.testing.assert_array_equal(prior.alive_slots, [0, 1, 3])
+
+
+def test_a_merged_component_has_the_members_of_both():
+    """By their number its mean's gradient is averaged, from the very next step on."""
+    prior = sws.GaussianMixturePrior(5)
+    mixture = sws.GaussianMixture(
+        [0, 0.3, 9.0, 0.3005, -0.3], [0.05] * 5, [0.5, 0.1, 0.1, 0.2, 0.1]
+    )
+    prior.set_mixture(mixture, np.arange(5))
+    prior.members.assign([7.0] * 5)
+    merge_components(prior, np.array([500, 3, 0, 40, 10]), 0.1)
+    np.testing.assert_array_equal(prior.alive_slots, [0, 1, 4])
+    np.testing.assert_array_equal(prior.members.value, [500, 43, 0, 0, 10])
 
 
 @pytest.mark.parametrize(("epochs", "batch_size"), [(40, 64), (8, 16)])

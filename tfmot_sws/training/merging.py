@@ -32,4 +32,9 @@ def merge_components(
     if len(groups) < prior.alive_slots.size:
         order = np.argsort([group[0] for group in groups])
         groups = [groups[i] for i in order]
-        prior.set_mixture(mixture.merge(groups), slots[[group[0] for group in groups]])
+        alive = slots[[group[0] for group in groups]]
+        prior.set_mixture(mixture.merge(groups), alive)
+        # By these a mean's gradient is averaged, so they cannot wait for the next count.
+        members = np.zeros(prior.num_components, np.float32)
+        members[alive] = [counts[slots[group]].sum() for group in groups]
+        prior.members.assign(members)
