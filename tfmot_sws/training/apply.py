@@ -100,18 +100,17 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             built, or a list of layers, as tfmot takes them: each gets a mixture of its own.
         num_components: K, from 2 to 256: the most values a shared weight can end with.
         complexity_weight: tau > 0; larger makes the model smaller and less accurate.
-            `None`: from the number of training examples; see docs/how_it_works.md.
+            `None`: from the numbers of training examples and of shared weights, at the
+            first `fit`; see docs/how_it_works.md.
         train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
             layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or
             a predicate on them. `None`: all trainable kernels and embeddings, and the
             biases that lie within the range of the kernels.
         exclude: likewise, which to leave out.
-        scope: "layer" for one mixture a layer, "model" for one over all shared weights, as
-            in the paper.
+        scope: "model" for one mixture over all shared weights, "layer" for one a layer.
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
-            `BetaHyperprior` to learn it. `None`: all proportions follow the usage, pi_0
-            being at least 0.5.
+            `BetaHyperprior` to learn it.
         options: widths, hyperpriors and learning rates of the mixture.
         preserve_sparsity: keep weights of kernels that are exactly zero, as after
             `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
