@@ -52,7 +52,7 @@ MEASURE = """
 import json, sys
 import keras, numpy as np
 import tfmot_sws as sws
-from tfmot_sws.training.sensitivity import measure_losses, measure_sensitivity
+from tfmot_sws.training.sensitivity import measure_losses, update_sensitivity
 
 generator = np.random.default_rng(0)
 inputs, tokens = keras.Input((8, 8, 3)), keras.Input((5,), dtype="int32")
@@ -78,8 +78,8 @@ def state():
     return [numpy(v) for v in shared.variables if not v.path.endswith(names)]
 
 before = state()
-measure_sensitivity(shared, x, y, np.linspace(0, 2, 16, dtype="float32"))
-measure_sensitivity(shared, [2 * x[0], x[1]], y)
+update_sensitivity(shared, x, y, np.linspace(0, 2, 16, dtype="float32"))
+update_sensitivity(shared, [2 * x[0], x[1]], y)
 result = {
     "sensitivities": [float(f) for g in shared.groups for f in numpy(g.prior.sensitivities)],
     "losses": measure_losses(shared, x, y).tolist(),
