@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from benchmarks import common
+from tfmot_sws.prior.snapping import Part, snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 SIZES = (8_000_000, 64_000_000)
@@ -31,11 +32,12 @@ TRAINING_BYTES = 16
 
 def losses(prior: Any) -> list[Callable[[Any], Any]]:
     """What a step pays for: snapping, and at one step in a few the evaluation."""
-    one = ops.ones(())
-    return [
-        lambda weights: ops.sum(prior.snapped([weights], one, dither=0.5 * one, step=one)[0]),
-        lambda weights: prior.complexity_loss([weights]),
-    ]
+
+    def snapped(weights: Any) -> Any:
+        part = Part([weights], prior.tensors(), prior.assignment_widths())
+        return ops.sum(snap_to_means([part], ops.ones(()))[0][0])
+
+    return [snapped, lambda weights: prior.complexity_loss([weights])]
 
 
 def with_gradient(loss: Callable[[Any], Any], prior: Any) -> Callable[[Any], Any]:

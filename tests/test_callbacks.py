@@ -76,18 +76,6 @@ def test_widths_reach_the_prior(shared, data):
         np.testing.assert_allclose(prior.widths.value, expected, rtol=1e-5)
 
 
-def test_dither_is_in_training_only_and_ends_at_zero(shared, data):
-    assert sws.AnnealAndMerge().dither(1.0) == 0.0
-    shared.sharing.set_train_size(64)
-    shared.groups[0].prior.set_widths(assignment=0.25)
-    shared.sharing.dither.assign(1.0)
-    shared.snap.assign(1.0)
-    first, second = (shared(data[0], training=False) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    first, second = (shared(data[0], training=True) for _ in range(2))
-    assert np.any(np.asarray(first) != np.asarray(second))
-
-
 def test_logs_reach_callbacks_listed_before(shared, data, tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     shared.fit(*data, epochs=2, verbose=0, callbacks=[log, sws.AnnealAndMerge()])

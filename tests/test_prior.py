@@ -12,6 +12,7 @@ from scipy.stats import beta, gamma
 from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
+from tfmot_sws.prior.snapping import Part, snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 PLAIN = LearningRates(1.0, 1.0, 1.0)
@@ -232,34 +233,15 @@ def test_assign_and_snap_follow_the_mixture(weights):
     prior.set_widths(assignment=0.5)
     tensors = [tf.constant(w) for w in weights]
     means = prior.tensors().means.numpy()
-    indices, moved = prior.assign(tensors), prior.snapped(tensors, tf.constant(1.0))
+    indices = prior.assign(tensors)
+    part = Part(tensors, prior.tensors(), prior.assignment_widths())
+    (moved,) = snap_to_means([part], tf.constant(1.0))
     widths = np.asarray(prior.widths.value, "float64")
     assert widths[0] != widths[1]
     for index, snapped, w, s in zip(indices, moved, weights, widths, strict=True):
         expected = prior.mixture().assign(w, s)
         np.testing.assert_array_equal(index, expected)
         np.testing.assert_array_equal(snapped, means[expected])
-
-
-@pytest.mark.parametrize("period", [1, 8])
-def test_means_take_twice_their_gradient_at_every_second_step(period, weights):
-    """Whatever the period of renewal is: means would move faster under Adam otherwise."""
-    prior = GaussianMixturePrior(4, options=PriorOptions(renewal_period=period))
-    prior.fit_initial(weights[:1])
-    tensor, snap = tf.constant(weights[0]), tf.constant(1.0)
-
-    def gradient(step):
-        with tf.GradientTape() as tape:
-            mixture = prior.tensors()
-            moved = prior.snapped([tensor], snap, step=step, mixture=mixture)
-            loss = tf.reduce_sum(moved[0] ** 2)
-        return tape.gradient(loss, mixture.means).numpy()
-
-    plain = gradient(None)
-    assert np.abs(plain).max() > 0
-    for step, factor in enumerate([2, 0, 2]):
-        found = gradient(tf.constant(float(step)))
-        np.testing.assert_allclose(found, factor * plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("zero_proportion", [None, 0.95, BetaHyperprior(5.0, 1.0)])

@@ -109,14 +109,6 @@ def test_of_wrapped_layers(data):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_dither_has_no_part_in_it(library, data):
-    shared = wrap(two_layers(LIBRARIES[library]))
-    shared.sharing.dither.assign(1.0)
-    update_sensitivity(shared, *data)
-    np.testing.assert_allclose(sensitivities(shared), by_hand(shared, *data), rtol=1e-4)
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_another_batch_moves_it_by_a_fifth(library, data):
     x, y = data
     shared = wrap(two_layers(LIBRARIES[library]))
@@ -253,7 +245,6 @@ def test_measuring_changes_nothing_else(library, rng):
     x = rng.standard_normal((16, 8, 8, 3)).astype("float32")
     y = rng.standard_normal((16, 3)).astype("float32")
     shared.train_on_batch(x, y)
-    shared.sharing.dither.assign(0.5)
 
     def state():
         metrics = [v for metric in shared.metrics for v in metric.variables]

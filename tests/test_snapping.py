@@ -1,4 +1,4 @@
-"""Snapping: its values, its gradients, its noise."""
+"""Snapping: its values and its gradients."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from mixtures import as_tensors, as_widths, random_mixture
 from tfmot_sws.prior import snapping
 from tfmot_sws.prior.assignment import assign
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.prior.snapping import Noise, snap_to_means
+from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.training.shared_step import _means_factor
 
 MEANS = np.float32([0.0, 0.1, -0.3, 1 / 3])
 
@@ -25,8 +26,9 @@ def weights(rng):
 
 
 def snapped(snap, weights, mixture, width=0.2):
-    tensors, widths = [tf.constant(w) for w in weights], as_widths(width, len(weights))
-    return [t.numpy() for t in snap_to_means(tensors, mixture, widths, tf.constant(snap))]
+    part = Part([tf.constant(w) for w in weights], mixture, as_widths(width, len(weights)))
+    (moved,) = snap_to_means([part], tf.constant(snap))
+    return [tensor.numpy() for tensor in moved]
 
 
 def members(weights, mixture, width=0.2):
@@ -61,11 +63,12 @@ def test_gradients(snap, width, weights, mixture, rng):
     variables, means = [tf.Variable(w) for w in weights], tf.Variable(MEANS)
     upstream = [rng.normal(size=w.shape).astype("float32") for w in weights]
     with tf.GradientTape() as tape:
-        moved = snap_to_means(
+        tensors, of_means = (
             [v.value() for v in variables],
             mixture._replace(means=means.value()),
-            as_widths(width, 2),
-            tf.constant(snap),
+        )
+        (moved,) = snap_to_means(
+            [Part(tensors, of_means, as_widths(width, 2))], tf.constant(snap)
         )
         loss = sum(tf.reduce_sum(u * m) for u, m in zip(upstream, moved, strict=True))
     *to_weights, to_means = tape.gradient(loss, [*variables, means])
@@ -81,8 +84,8 @@ def gradients_through(tensors, mixture, snap, loss, **arguments):
     """Gradients of `loss`, summed over the snapped tensors, in these and in the means."""
     with tf.GradientTape() as tape:
         tape.watch([*tensors, mixture.means])
-        widths = as_widths(0.2, len(tensors))
-        moved = snap_to_means(tensors, mixture, widths, tf.constant(snap), **arguments)
+        part = Part(tensors, mixture, as_widths(0.2, len(tensors)))
+        (moved,) = snap_to_means([part], tf.constant(snap), **arguments)
         total = sum(tf.reduce_sum(loss(m)) for m in moved)
     return moved, tape.gradient(total, [*tensors, mixture.means])
 
@@ -108,7 +111,7 @@ def test_gradient_of_an_embedding(mixture):
     @tf.function
     def gradient():
         with tf.GradientTape() as tape:
-            (moved,) = snap_to_means([table.value()], mixture, [], tf.constant(1.0))
+            ((moved,),) = snap_to_means([Part([table.value()], mixture, [])], tf.constant(1.0))
             loss = tf.reduce_sum(tf.gather(moved, [1, 1, 3]))
         return tape.gradient(loss, table)
 
@@ -116,57 +119,57 @@ def test_gradient_of_an_embedding(mixture):
     np.testing.assert_array_equal(tf.convert_to_tensor(gradient()), expected)
 
 
-def test_noise_moves_weights_across_boundaries_and_no_further():
-    mixture = as_tensors(GaussianMixture([0.0, 1.0], [0.1, 0.1], [0.5, 0.5]))
-    weights = np.linspace(0, 1, 100_001, dtype="float32")
-    noise = Noise([tf.constant(0.05)], tf.constant(3.0))
-    arguments = [tf.constant(weights)], mixture, as_widths(0.2), tf.constant(1.0)
-    (moved,) = snap_to_means(*arguments, noise=noise)
-    # Uniform noise of standard deviation 0.05 reaches sqrt(3) times as far.
-    share = np.clip((weights - 0.5) / (np.sqrt(12) * 0.05) + 0.5, 0, 1)
-    certain = (share == 0) | (share == 1)
-    np.testing.assert_array_equal(moved.numpy()[certain], share[certain])
-    means = moved.numpy()[:-1].reshape(100, -1).mean(axis=1)
-    np.testing.assert_allclose(means, share[:-1].reshape(100, -1).mean(axis=1), atol=0.08)
-
-
-def test_gradients_pass_through_noise(weights, mixture):
-    noise = Noise([tf.constant(0.2)] * 2, tf.constant(1.0))
-    tensors = [tf.constant(w) for w in weights]
-    moved, gradients = gradients_through(tensors, mixture, 1.0, tf.identity, noise=noise)
-    *to_weights, to_means = gradients
-    for gradient in to_weights:
-        np.testing.assert_array_equal(gradient, np.ones(gradient.shape))
-    counts = [sum(np.sum(m.numpy() == mean) for m in moved) for mean in MEANS]
-    np.testing.assert_array_equal(to_means, counts)
-
-
 @pytest.mark.parametrize("group_size", [0, 35, 10_000])
 def test_grouping_changes_nothing(group_size, weights, mixture, monkeypatch):
     """Each by itself, some together, all together."""
-    noise = Noise([tf.constant(s) for s in (0.2, 0.05, 0.0, 0.4)], tf.constant(1.0))
     tensors = [tf.constant(w) for w in [*weights, weights[0][:2], weights[1][:3]]]
-    expected = gradients_through(tensors, mixture, 0.5, tf.square, noise=noise)
+    expected = gradients_through(tensors, mixture, 0.5, tf.square)
     monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
-    moved, found = gradients_through(tensors, mixture, 0.5, tf.square, noise=noise)
+    moved, found = gradients_through(tensors, mixture, 0.5, tf.square)
     for one, other in zip(moved, expected[0], strict=True):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(found, expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("group_size", [0, 10_000])
-def test_each_tensor_has_a_width_and_a_noise_of_its_own(group_size, mixture, monkeypatch):
+@pytest.mark.parametrize("group_size", [0, 35, 10_000])
+def test_mixtures_together_are_as_each_by_itself(
+    group_size, weights, mixture, rng, monkeypatch
+):
+    """In values and in the gradients of all means and weights."""
     monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
-    weights = tf.linspace(-0.5, 0.5, 1001)
-    widths, amplitudes = [0.01, 0.5, 0.01], [0.0, 0.0, 0.3]
-    noise = Noise([tf.constant(a) for a in amplitudes], tf.constant(1.0))
-    arguments = mixture, [tf.constant(s) for s in widths], tf.constant(1.0)
-    narrow, wide, noisy = snap_to_means([weights] * 3, *arguments, noise=noise)
-    for moved, width in ((narrow, 0.01), (wide, 0.5)):
+    mixtures = mixture, as_tensors(random_mixture(rng, 7))
+    lists = [tf.constant(w) for w in weights], [tf.constant(w) for w in weights[::-1]]
+    sources = [*lists[0], *lists[1], *(m.means for m in mixtures)]
+
+    def results(*selections):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            parts = [Part(lists[i], mixtures[i], as_widths(0.2, 2)) for i in range(2)]
+            moved = [
+                tensor
+                for selected in selections
+                for of_part in snap_to_means([parts[i] for i in selected], tf.constant(0.5))
+                for tensor in of_part
+            ]
+            total = sum(tf.reduce_sum(m**2) for m in moved)
+        return moved, tape.gradient(total, sources)
+
+    for one, other in zip(
+        *map(tf.nest.flatten, (results([0, 1]), results([0], [1]))), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("group_size", [0, 10_000])
+def test_each_tensor_has_a_width_of_its_own(group_size, mixture, monkeypatch):
+    monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
+    weights, widths = tf.linspace(-0.5, 0.5, 1001), (0.01, 0.5)
+    part = Part([weights] * 2, mixture, [tf.constant(s) for s in widths])
+    ((narrow, wide),) = snap_to_means([part], tf.constant(1.0))
+    for moved, width in zip((narrow, wide), widths, strict=True):
         np.testing.assert_array_equal(moved, snapped(1.0, [weights.numpy()], mixture, width)[0])
     assert np.any(narrow.numpy() != wide.numpy())
-    assert np.mean(narrow.numpy() != noisy.numpy()) > 0.3
 
 
 @pytest.mark.parametrize(
@@ -176,3 +179,9 @@ def test_each_tensor_has_a_width_and_a_noise_of_its_own(group_size, mixture, mon
 def test_groups_are_of_neighbours_and_not_too_large(sizes, groups, monkeypatch):
     monkeypatch.setattr(snapping, "GROUP_SIZE", 4)
     assert [list(group) for group in snapping._groups(sizes)] == groups
+
+
+def test_means_take_their_whole_gradient_over_a_period():
+    """Once, and then as many times as large, whatever the period of renewal is."""
+    factors = [float(_means_factor(tf.constant(float(step)))) for step in range(8)]
+    assert factors == [4, 0, 0, 0] * 2

@@ -246,6 +246,35 @@ def test_where_no_mean_is_near_one_moves_to_the_largest_weight(mixture, slots):
     assert prior.mixture().mixing_proportions.sum() == pytest.approx(1.0)
 
 
+def test_narrowing_has_a_limit_however_often_a_kernel_dies():
+    """At a far narrower width components that have died would win weights."""
+    weights = [ONE_SIDED]
+    prior = prior_over(weights, GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), [0, 3])
+    for _ in range(5):
+        prior.keep_alive(weights)
+        prior.set_mixture(GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), np.array([0, 3]))
+    assert float(prior.narrowing.value[0]) == 2.0**-10
+    assert {int(k) for index in prior.assign(weights) for k in np.unique(index)} <= {0, 3}
+
+
+def test_a_bias_of_two_axes_may_become_zero():
+    """That of attention, which begins at zero, takes nothing along."""
+    inputs = keras.Input((4, 6))
+    attended = keras.layers.MultiHeadAttention(2, 3)(inputs, inputs)
+    shared = sws.apply_soft_weight_sharing(
+        keras.Model(inputs, attended), scope="model", train_size=64, complexity_weight=0.1
+    )
+    (group,) = shared.groups
+    for variable in group.variables:
+        if variable.name == "bias":
+            variable.assign(np.full(variable.shape, 1e-5))
+    shared.sharing.count()
+    kernels = [variable.name == "kernel" for variable in group.variables]
+    assert list(group.prior.kernels) == kernels
+    assert len(set(kernels)) == 2
+    np.testing.assert_array_equal(group.prior.narrowing.value.numpy()[~np.array(kernels)], 1)
+
+
 def test_a_kernel_that_is_exactly_zero_stays():
     weights = [np.zeros((6, 4), np.float32), ONE_SIDED]
     prior = prior_over(weights, FOUR, range(4))
@@ -258,11 +287,11 @@ def test_a_kernel_that_is_exactly_zero_stays():
     np.testing.assert_array_equal(prior.mixture().means, before[1].means)
 
 
-def test_renewal_brings_a_kernel_back(shared):
+def test_counting_brings_a_kernel_back(shared):
     group = shared.groups[0]
     group.prior.set_widths(assignment=50.0)
     assert np.all(group.assignments()[0] == 0)
-    shared.sharing.renew()
+    shared.sharing.count(following=False)
     assert np.any(group.assignments()[0] > 0)
 
 

@@ -74,7 +74,7 @@ def test_the_price_is_the_whole_tau_over_n():
     )
     for group in shared.groups:
         group.prior.sensitivities.assign([1.0, 1.0])
-    shared.sharing.anneal(complexity=0.5, snap=0.0, dither=0.0, stddev=1.0, assignment=0.25)
+    shared.sharing.anneal(complexity=0.5, snap=0.0, stddev=1.0, assignment=0.25)
     assert float(shared.complexity_weight.value) == pytest.approx(0.16)
     for group in shared.groups:
         scales = np.asarray(group.prior.tensor_scales.value)

@@ -18,7 +18,7 @@ EPOCH_EXAMPLES = 50_000
 TRAINING_STEPS = 17_000
 LEARNING_RATE = 1e-3
 # Steps from one evaluation of the prior to the next; step.py holds it to the default.
-RENEWAL_PERIOD = 8
+RENEWAL_PERIOD = 16
 # Rounds from which the scatter of a median can be told.
 FEWEST_FOR_INTERVAL = 5
 
@@ -133,7 +133,7 @@ def compile_model(keras, model, jit_compile):
 
 
 def make_clock(keras):
-    """A callback that notes when each step and the training end; stops after one epoch."""
+    """A callback that notes when each step and the epoch end; stops after one epoch."""
 
     class Clock(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -143,10 +143,8 @@ def make_clock(keras):
             self.ends.append(time.perf_counter())
 
         def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = True
-
-        def on_train_end(self, logs=None):
             self.end = time.perf_counter()
+            self.model.stop_training = True
 
     return Clock()
 
@@ -155,9 +153,10 @@ def time_fit(keras, model, data, batch_size, callbacks):
     """One epoch out of the middle of a training.
 
     Returns:
-        Seconds a step but for the first, of the call of `fit` up to the training's end, and
-        of that up to the end of the first step. After its end `fit` lets go of its data,
-        which takes long now and then, with any model.
+        Seconds a step but for the first, of the call of `fit` up to the epoch's end, and
+        of that up to the end of the first step. What a callback does at the training's end
+        comes once in many epochs. After that `fit` lets go of its data, which takes long
+        now and then, with any model.
     """
     clock, steps = make_clock(keras), len(data[0]) // batch_size
     # The first step, which always evaluates the prior, is not counted; those that follow

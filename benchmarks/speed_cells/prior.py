@@ -102,17 +102,19 @@ def make_training_step(tensors, mixture):
     held = HeldLoss([tuple(tensor.shape) for tensor in tensors], num_components)
     variables = [variable.value for variable in prior.trainable_variables]
     steps = prior.options.renewal_period
+    size = sum(int(tf.size(tensor)) for tensor in tensors)
 
     @tf.function(autograph=False)
     def step(weights):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            loss = held.complexity_loss(prior, weights, 1.0, prior.tensors())
+            mixture = prior.tensors()
+            loss = held.loss(weights, mixture, 1.0) + prior.hyperprior_loss(mixture, size)
         return loss, tape.gradient(loss, [*weights, *variables])
 
     def period():
         """The steps from one evaluation to the next."""
-        held.renew(prior, tensors, 1.0)
+        held.assign(held.evaluate(tensors, prior.tensors(), 1.0))
         for _ in range(steps):
             results = step(tensors)
         return results

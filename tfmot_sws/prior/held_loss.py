@@ -1,4 +1,4 @@
-"""The complexity loss in training: its costly part is evaluated every few steps, and held.
+"""The loss -sum_i log p(w_i) in training: it is evaluated every few steps, and held.
 
 The prior's gradient in a weight changes slowly, that of the error with every batch. So
 -sum_i log p(w_i) and its gradients are evaluated once in a few steps and held in between,
@@ -8,7 +8,6 @@ weight's gradient, which costs next to nothing at any number of components.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from tfmot_sws.backend.gradients import with_gradients
 from tfmot_sws.backend.packing import Packing
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_and_gradients
-from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 Tensor = Any
 
@@ -28,7 +26,7 @@ JOINED_BELOW = 1 << 16
 
 
 class HeldLoss(keras.layers.Layer):
-    """One mixture's complexity loss and its gradients, as last evaluated.
+    """One mixture's -sum_i log p(w_i) and its gradients, as last evaluated.
 
     Keras 3 saves none of it: after loading, `assign` comes before the first step. tf_keras,
     which knows only the variables, saves and restores them.
@@ -75,29 +73,16 @@ class HeldLoss(keras.layers.Layer):
         for variable, value in zip(self._packed, packed, strict=True):
             variable.assign(value)
 
-    def complexity_loss(
-        self,
-        prior: GaussianMixturePrior,
-        weights: list[Tensor],
-        factor: Tensor,
-        mixture: MixtureTensors,
-    ) -> Tensor:
-        """factor times the complexity loss, of which -sum_i log p(w_i) is as last held.
+    def loss(self, weights: list[Tensor], mixture: MixtureTensors, factor: Tensor) -> Tensor:
+        """factor times -sum_i log p(w_i), with the gradients of the last `evaluate`.
 
         Args:
-            prior: the mixture, with the K of the constructor.
             weights: float32 tensors of the constructor's shapes.
+            mixture: of the K components of the constructor.
             factor: scalar tau / N, as at the last `evaluate`.
-            mixture: `prior.tensors()`.
-
-        Returns:
-            Scalar. Its gradients are those of the last `evaluate`, plus those of the
-            hyperpriors, which are exact at every step.
         """
         value, *gradients = (ops.stop_gradient(tensor) for tensor in self.read())
-        size = sum(math.prod(w.shape) for w in weights)
-        held = with_gradients(factor * value, [*weights, *mixture], gradients)
-        return held + factor * prior.hyperprior_loss(mixture, size)
+        return with_gradients(factor * value, [*weights, *mixture], gradients)
 
     def read(self) -> list[Tensor]:
         """As last evaluated: the value, and its gradients times the factor of that time.

@@ -8,76 +8,51 @@ accuracy that falls when weights are set to their means at the end, is gone with
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmot_sws.backend.bins import bin_sums
 from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.backend.gradients import custom_gradient
-from tfmot_sws.prior.assignment import rules_of
+from tfmot_sws.prior.assignment import Rule, rules_of
 from tfmot_sws.prior.density import MixtureTensors
-from tfmot_sws.prior.noise import seed_of, uniform_noise
 
 Tensor = Any
 
 # Neighbouring tensors of up to this many weights together are moved as one, because each call
 # has its cost. TensorFlow moves several groups at the same time, and the network's first
 # layers need not wait for all of them.
-GROUP_SIZE = 1 << 18
+GROUP_SIZE = 1 << 19
 
 
-class Noise(NamedTuple):
-    """Uniform noise on the weights as they are assigned, different at each step.
+class Part(NamedTuple):
+    """Tensors under one mixture, and what their assignment depends on.
 
-    Weights near a boundary between two components take both sides in turn, so that the
-    network comes to depend on neither.
-
-    amplitudes: scalar tensors, its standard deviation on each tensor, in units of the weights.
-    step: scalar tensor, a whole number.
+    weights: float32 tensors of any shapes.
+    mixture, widths: as for `assign`.
     """
 
-    amplitudes: Sequence[Tensor]
-    step: Tensor
-
-
-class _Setting(NamedTuple):
-    """Inputs of the assignment besides the weights.
-
-    An empty list means unused, since arguments of compiled functions cannot be `None`.
-
-    mixture, widths, means_factor: as of `snap_to_means`. amplitudes, seeds: of the noise,
-    one a tensor.
-    """
-
+    weights: Sequence[Tensor]
     mixture: MixtureTensors
-    widths: list[Tensor]
-    amplitudes: list[Tensor]
-    seeds: list[Tensor]
-    means_factor: list[Tensor]
+    widths: Sequence[Tensor]
 
-    def noisy(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The weights with the noise on their assignment."""
-        if not self.amplitudes:
-            return list(weights)
-        noises = zip(weights, self.amplitudes, self.seeds, strict=True)
-        return [
-            weight + math.sqrt(12.0) * amplitude * uniform_noise(tuple(weight.shape), seed)
-            for weight, amplitude, seed in noises
-        ]
+    def take(self, positions: Sequence[int]) -> Part:
+        """The part of the tensors at some positions."""
+        widths = [self.widths[i] for i in positions] if self.widths else []
+        return Part([self.weights[i] for i in positions], self.mixture, widths)
+
+    def rules(self) -> list[Rule]:
+        """The rule of each tensor's assignment."""
+        return rules_of(self.mixture, self.widths, len(self.weights))
 
 
 def snap_to_means(
-    weights: Sequence[Tensor],
-    mixture: MixtureTensors,
-    widths: Sequence[Tensor],
-    snap: Tensor,
-    *,
-    noise: Noise | None = None,
-    means_factor: Tensor | None = None,
-) -> list[Tensor]:
+    parts: Sequence[Part], snap: Tensor, *, means_factor: Tensor | None = None
+) -> list[list[Tensor]]:
     """Moves weights the share `snap` of the way to their components' means.
 
     The gradient passes straight through to the weights, as if nothing had moved, and to
@@ -85,28 +60,26 @@ def snap_to_means(
     for bit.
 
     Args:
-        weights: float32 tensors of any shapes.
-        mixture: as for `assign`; of its fields, only the means receive a gradient.
-        widths: as for `assign`.
+        parts: the weights under each mixture; of a mixture's fields, only the means receive
+            a gradient.
         snap: scalar tensor in [0, 1].
-        noise: added to the weights for the assignment only.
         means_factor: scalar tensor, multiplies the gradient of the means; where it is 0,
             their sums are not computed. `None` for 1.
 
     Returns:
-        A tensor for each of `weights`, of its shape.
+        For each part a tensor for each of its weights, of its shape.
     """
-    fixed = MixtureTensors(*(ops.stop_gradient(field) for field in mixture))
-    moved: list[Tensor] = []
-    for group in _groups([math.prod(weight.shape) for weight in weights]):
-        setting = _Setting(
-            fixed,
-            [ops.stop_gradient(widths[i]) for i in group] if widths else [],
-            [] if noise is None else [noise.amplitudes[i] for i in group],
-            [] if noise is None else [seed_of(noise.step, position) for position in group],
-            [] if means_factor is None else [means_factor],
-        )
-        moved += _snap([weights[i] for i in group], mixture.means, snap, setting)
+    flat = [(number, i) for number, part in enumerate(parts) for i in range(len(part.weights))]
+    sizes = [math.prod(parts[number].weights[i].shape) for number, i in flat]
+    moved: list[list[Tensor]] = [[] for _ in parts]
+    for group in _groups(sizes):
+        positions: dict[int, list[int]] = {}
+        for number, position in flat[group.start : group.stop]:
+            positions.setdefault(number, []).append(position)
+        chosen = [parts[number].take(which) for number, which in positions.items()]
+        results = _snap(chosen, snap, [] if means_factor is None else [means_factor])
+        for number, result in zip(positions, results, strict=True):
+            moved[number] += result
     return moved
 
 
@@ -123,63 +96,86 @@ def _groups(sizes: Sequence[int]) -> list[range]:
 
 
 def _snap(
-    weights: Sequence[Tensor], means: Tensor, snap: Tensor, setting: _Setting
-) -> list[Tensor]:
+    parts: Sequence[Part], snap: Tensor, means_factor: list[Tensor]
+) -> list[list[Tensor]]:
     """`snap_to_means` of one group."""
-    leaves = keras.tree.flatten(setting)
+    means = [part.mixture.means for part in parts]
+    fixed = [
+        part._replace(
+            mixture=MixtureTensors(*(ops.stop_gradient(field) for field in part.mixture)),
+            widths=[ops.stop_gradient(width) for width in part.widths],
+        )
+        for part in parts
+    ]
+    weights = [weight for part in parts for weight in part.weights]
+    settings = [part._replace(weights=[]) for part in fixed], means_factor
+    leaves = keras.tree.flatten(settings)
+    of_parts = _divider([len(part.weights) for part in parts])
 
     @custom_gradient
-    def moved(_: Tensor, snap: Tensor, *others: Tensor) -> tuple[Any, Any]:
-        packed = keras.tree.pack_sequence_as(setting, others[: len(leaves)])
+    def moved(*tensors: Tensor) -> tuple[Any, Any]:
+        snap, *others = tensors[len(means) :]
+        settings_, factor = keras.tree.pack_sequence_as(settings, others[: len(leaves)])
         weights = others[len(leaves) :]
+        filled = [
+            part._replace(weights=of_part)
+            for part, of_part in zip(settings_, of_parts(weights), strict=True)
+        ]
 
         def gradient(upstream: list[Tensor]) -> list[Tensor]:
             # The gradient of an embedding comes without a static shape.
             upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
-            sums = _scaled_sums(upstream, weights, packed)
+            sums = _scaled_sums(of_parts(upstream), filled, factor)
             unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
-            return [snap * sums, *unused, *upstream]
+            return [*(snap * total for total in sums), *unused, *upstream]
 
-        return _move(weights, snap, packed), gradient
+        return _move(filled, snap), gradient
 
-    return list(moved(means, snap, *leaves, *weights))
+    return of_parts(moved(*means, snap, *leaves, *weights))
+
+
+def _divider(lengths: Sequence[int]) -> Callable[[Sequence[Tensor]], list[list[Tensor]]]:
+    """Divides a flat list into lists of these lengths."""
+    ends = np.cumsum(lengths)
+    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    return lambda flat: [list(flat[start:end]) for start, end in bounds]
 
 
 @compiled
-def _move(weights: Sequence[Tensor], snap: Tensor, setting: _Setting) -> list[Tensor]:
-    """The values of `snap_to_means`."""
-    rules = rules_of(setting.mixture, setting.widths, len(weights))
+def _move(parts: Sequence[Part], snap: Tensor) -> list[Tensor]:
+    """The values of `snap_to_means`, in one list."""
     return [
-        (1.0 - snap) * weight + snap * rule(noisy)[1]
-        for rule, weight, noisy in zip(rules, weights, setting.noisy(weights), strict=True)
+        (1.0 - snap) * weight + snap * rule(weight)[1]
+        for part in parts
+        for rule, weight in zip(part.rules(), part.weights, strict=True)
     ]
 
 
 def _scaled_sums(
-    values: Sequence[Tensor], weights: Sequence[Tensor], setting: _Setting
-) -> Tensor:
+    values: Sequence[Sequence[Tensor]], parts: Sequence[Part], means_factor: list[Tensor]
+) -> list[Tensor]:
     """`_member_sums` times the factor for the means; not computed where that is 0."""
-    if not setting.means_factor:
-        return _member_sums(values, weights, setting)
-    (factor,) = setting.means_factor
+    if not means_factor:
+        return _member_sums(values, parts)
+    (factor,) = means_factor
     return ops.cond(
         ops.equal(factor, 0.0),
-        lambda: ops.zeros_like(setting.mixture.means),
-        lambda: factor * _member_sums(values, weights, setting),
+        lambda: [ops.zeros_like(part.mixture.means) for part in parts],
+        lambda: [factor * total for total in _member_sums(values, parts)],
     )
 
 
 @compiled
-def _member_sums(
-    values: Sequence[Tensor], weights: Sequence[Tensor], setting: _Setting
-) -> Tensor:
-    """Sum of the values of each component's members, (K,).
+def _member_sums(values: Sequence[Sequence[Tensor]], parts: Sequence[Part]) -> list[Tensor]:
+    """For each part the sum of the values of each component's members, (K,).
 
     It finds the members again, because a comparison a component is cheaper than writing and
     reading an index for each weight.
     """
-    rules = rules_of(setting.mixture, setting.widths, len(weights))
-    return sum(
-        bin_sums(value, rule(noisy)[0], setting.mixture.means.shape[0])
-        for rule, value, noisy in zip(rules, values, setting.noisy(weights), strict=True)
-    )
+    return [
+        sum(
+            bin_sums(value, rule(weight)[0], part.mixture.means.shape[0])
+            for rule, value, weight in zip(part.rules(), of_part, part.weights, strict=True)
+        )
+        for part, of_part in zip(parts, values, strict=True)
+    ]

@@ -19,18 +19,14 @@ from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_n
 from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
-from tfmot_sws.prior.snapping import Noise, snap_to_means
 
 Tensor = Any
 
-# The means take a gradient at one step of so many, that many times as large. The sums over
-# all weights are the costliest part of a small network's step after the snap itself: at each
-# step they would add 0.4 ms to the 2.4 ms of LeNet-300-100 (docs/experiments.md, 17).
-_MEANS_PERIOD = 2
 # Share of the way that the usage goes to what is counted at each renewal.
 _USAGE_STEP = 0.5
-# How often a width is halved to keep a kernel alive: down to a thousandth.
-_NARROWINGS = 10
+# A width is halved to keep a kernel alive, but down to a thousandth only: a still narrower one
+# would let components win weights that have died.
+_LEAST_NARROWING = 1e-3
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
 
@@ -65,6 +61,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             weights of each tensor; 0 while unknown.
         widths: (T,), the assignment width of each tensor, in the units of the weights.
         narrowing: (T,), factor on the widths that keeps kernels from dying, 1 as a rule.
+        kernels: of each tensor whether it is a kernel, which must not become all zero; where
+            it is empty, those of two axes and more are.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -89,6 +87,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         self.zero_proportion = zero_proportion
         self.options = options or PriorOptions()
         self.num_tensors = num_tensors
+        self.kernels: tuple[bool, ...] = ()
         self._add_variables()
         self.built = True
 
@@ -186,18 +185,15 @@ class GaussianMixturePrior(keras.layers.Layer):
         zero = np.float32(self.zero_proportion)
         return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
 
-    def complexity_loss(
-        self, weights: Sequence[Tensor], mixture: MixtureTensors | None = None
-    ) -> Tensor:
+    def complexity_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """-sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
 
         It is a negative log-density and may be below zero.
 
         Args:
             weights: float32 tensors of any shapes.
-            mixture: `tensors()`, where those are at hand.
         """
-        mixture = self.tensors() if mixture is None else mixture
+        mixture = self.tensors()
         return total_negative_log_prob(list(weights), mixture) + self.hyperprior_loss(
             mixture, sum(int(np.prod(w.shape)) for w in weights)
         )
@@ -222,11 +218,11 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def assign(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """Component slot of every weight of each tensor, int32, by the rule of `options`."""
-        return assign(weights, self.tensors(), self._widths())
+        return assign(weights, self.tensors(), self.assignment_widths())
 
     def count(self, weights: Sequence[Tensor]) -> Tensor:
         """Number of each tensor's weights in each component, float32, (T, K)."""
-        return count(weights, self.tensors(), self._widths())
+        return count(weights, self.tensors(), self.assignment_widths())
 
     def usage_after(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """`members` and `log_usage` as they are once these counts have been seen.
@@ -256,10 +252,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         Args:
             weights: float32 tensors, one for each of T.
         """
-        for _ in range(_NARROWINGS):
-            dead = self._dead(weights)
-            if not dead.any():
-                return
+        while np.any(dead := self._dead(weights) & self._may_narrow()):
             factor = np.where(dead, 0.5, 1.0).astype(np.float32)
             self.narrowing.assign(ops.convert_to_numpy(self.narrowing) * factor)
             self.widths.assign(ops.convert_to_numpy(self.widths) * factor)
@@ -268,6 +261,9 @@ class GaussianMixturePrior(keras.layers.Layer):
             if self.is_finite and np.all(np.isfinite(values)):
                 self._place_mean(values)
 
+    def _may_narrow(self) -> NDArray[np.bool_]:
+        return ops.convert_to_numpy(self.narrowing) > _LEAST_NARROWING
+
     def _dead(self, weights: Sequence[Tensor]) -> NDArray[np.bool_]:
         """Which kernels are all zero, though their trained weights are not."""
         dead = ops.convert_to_numpy(self.all_zero(self.count(weights)[:, 0], weights))
@@ -275,15 +271,17 @@ class GaussianMixturePrior(keras.layers.Layer):
             [d and bool(ops.any(w != 0)) for d, w in zip(dead, weights, strict=True)]
         )
 
-    @staticmethod
-    def all_zero(zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    def all_zero(self, zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Which tensors are kernels all of whose weights are zero.
 
         Args:
             zeros: number of zeros in each tensor, (T,).
             weights: the tensors.
         """
-        sizes = [math.prod(w.shape) if len(w.shape) > 1 else 0 for w in weights]
+        kernels = self.kernels or [len(w.shape) > 1 for w in weights]
+        sizes = [
+            math.prod(w.shape) * is_one for w, is_one in zip(weights, kernels, strict=True)
+        ]
         whole = ops.convert_to_tensor(sizes, "float32")
         return ops.logical_and(ops.equal(zeros, whole), whole > 0.0)
 
@@ -299,37 +297,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         means[1 + np.abs(means[1:] - largest).argmin()] = largest
         self.set_mixture(dataclasses.replace(mixture, means=means), slots)
 
-    def snapped(
-        self,
-        weights: Sequence[Tensor],
-        snap: Tensor,
-        *,
-        dither: Tensor | None = None,
-        step: Tensor | None = None,
-        mixture: MixtureTensors | None = None,
-    ) -> list[Tensor]:
-        """The weights moved the share `snap` (0 to 1) of the way to their components' means.
-
-        Args:
-            weights: float32 tensors of any static shapes.
-            snap: scalar tensor.
-            dither: scalar tensor, the standard deviation of noise on the assignment in
-                assignment widths; `None` for none.
-            step: scalar tensor, the number of the step, from which follow the noise, and
-                whether the means take a gradient: twice their own at every second step.
-                `None` for no noise and a gradient at each step.
-            mixture: `tensors()`, where those are at hand.
-        """
-        mixture = self.tensors() if mixture is None else mixture
-        widths = self._widths()
-        noise = None
-        if dither is not None:
-            units = widths or ops.unstack(self.tensor_scales.value)
-            noise = Noise([dither * unit for unit in units], step)
-        factor = None if step is None else _means_factor(step)
-        return snap_to_means(weights, mixture, widths, snap, noise=noise, means_factor=factor)
-
-    def _widths(self) -> list[Tensor]:
+    def assignment_widths(self) -> list[Tensor]:
         """The assignment width of each tensor, or none for each component's own."""
         return ops.unstack(self.widths.value) if self.options.assignment_width else []
 
@@ -450,11 +418,6 @@ class GaussianMixturePrior(keras.layers.Layer):
         if isinstance(config["zero_proportion"], dict):
             config["zero_proportion"] = BetaHyperprior(**config["zero_proportion"])
         return cls(options=PriorOptions(**options), **config)
-
-
-def _means_factor(step: Tensor) -> Tensor:
-    """Multiplies the gradient of the means at a step."""
-    return ops.where(step % _MEANS_PERIOD < 0.5, float(_MEANS_PERIOD), 0.0)
 
 
 def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:

@@ -29,6 +29,8 @@ _UPDATES = 200
 _MEASUREMENTS, _STEPS_BETWEEN = 100, 20
 # From so many steps on, training repairs what the full widths cost.
 _ENOUGH_STEPS = 1000
+# A training renews what it holds at least this often, however few steps it has.
+_RENEWALS = 100
 # The share of the training from one merging to the next.
 _MERGE_EVERY = 0.05
 # Batches of the first measurement: one says little.
@@ -83,12 +85,6 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             number.
         snap: share of the way from each weight to its mean, 0 to 1; it should end at 1,
             so that stripping changes nothing. Default: from 0 to 1 between 5 % and 20 %.
-        dither: standard deviation of noise on the assignment in training, in assignment
-            widths; it should end at 0. Weights near a boundary between components take both
-            sides in turn, so that the network comes to depend on neither. It has helped
-            networks with many weights for their task; where there is BatchNorm, moving
-            averages then describe another network than the one that is validated. Default:
-            none.
         merge_threshold: components nearer than this symmetric KL divergence, in nats,
             merge; 0 merges none. Components without weights die in any case. Default: 0.01.
         merge_start: training fraction before which no component dies or merges. Default:
@@ -112,7 +108,6 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         stddev: Schedule | None = None,
         assignment: Schedule | None = None,
         snap: Schedule | None = None,
-        dither: Schedule | None = None,
         merge_threshold: float = 1e-2,
         merge_start: float = 0.2,
         rule_end: float = 0.7,
@@ -127,15 +122,15 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self.stddev = by_fraction(stddev) or constant(1.0)
         self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)
         self.snap = by_fraction(snap) or linear(0.0, 1.0, start=0.05, end=0.2)
-        self.dither = by_fraction(dither) or constant(0.0)
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self.rule_end = rule_end
         self._epoch = 0
         self._sharings: list[Any] = []
         self._first_steps: list[float] = []
-        # Batches of the present epoch at which schedules and held losses were last set.
-        self._applied = self._renewed = 0
+        # Batches of the present epoch at which schedules were last set, members counted and
+        # losses renewed.
+        self._applied = self._counted = self._renewed = 0
         # Training steps at which sensitivities were last measured.
         self._measured = 0
         # The twentieth of the training in which components last merged.
@@ -171,6 +166,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._apply(self._fraction(0))
         # Here too: an epoch may have fewer steps than pass between two updates.
         self._merge()
+        self._count()
         self._renew()
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
@@ -195,6 +191,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._take_state_back()
             self._apply(self._fraction(batch), batch)
             self._merge()
+        if batch - self._counted >= max(self._stride(), self._period()):
+            self._take_state_back()
+            self._count(batch)
         if self._is_due(batch):
             self._take_state_back()
             self._renew(batch)
@@ -298,20 +297,31 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _is_due(self, batch: int) -> bool:
         """Whether held losses are old, or were evaluated with a rather different tau."""
-        period = min(sharing.renewal_period for sharing in self._sharings)
         change = abs(self._factor - self._renewed_factor)
-        return batch - self._renewed >= period or change > 0.1 * self._renewed_factor
+        is_old = batch - self._renewed >= self._period()
+        return is_old or change > 0.1 * self._renewed_factor
+
+    def _period(self) -> int:
+        """Steps from one renewal to the next: as set, but fewer in a short training."""
+        longest = min(sharing.renewal_period for sharing in self._sharings)
+        steps = self._steps() * self._epochs()
+        return min(longest, max(1, steps // _RENEWALS)) if steps else longest
 
     def _renew(self, batch: int = 0) -> None:
         self._renewed, self._renewed_factor = batch, self._factor
         for sharing in self._sharings:
-            sharing.renew(counting=self._fraction(batch) <= self.rule_end)
+            sharing.renew()
+
+    def _count(self, batch: int = 0) -> None:
+        self._counted = batch
+        for sharing in self._sharings:
+            sharing.count(following=self._fraction(batch) <= self.rule_end)
 
     def _stride(self) -> int:
         return max(1, round((self._steps() or 1) * self._epochs() / _UPDATES))
 
     def _schedules(self) -> tuple[Schedule, ...]:
-        return self.complexity, self.stddev, self.assignment, self.snap, self.dither
+        return self.complexity, self.stddev, self.assignment, self.snap
 
     def _num_steps(self) -> int:
         """Steps of the whole training, which schedules by steps need."""
@@ -329,7 +339,6 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             sharing.anneal(
                 complexity=self._factor,
                 snap=self.snap(fraction),
-                dither=self.dither(fraction),
                 stddev=self.stddev(fraction),
                 assignment=self.assignment(fraction) * self._patience(),
             )

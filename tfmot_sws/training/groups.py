@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.models.selection import is_kernel
 from tfmot_sws.prior.held_loss import HeldLoss
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
@@ -47,8 +49,14 @@ class WeightGroup:
     ) -> WeightGroup:
         """The group of the variables at some positions of a model's weights."""
         variables = tuple(weights[position] for position in positions)
+        prior.kernels = tuple(map(is_kernel, variables))
         held = HeldLoss([tuple(v.shape) for v in variables], prior.num_components)
         return cls(prior, held, tuple(positions), variables, **options)
+
+    @property
+    def size(self) -> int:
+        """Number of the weights."""
+        return sum(math.prod(v.shape) for v in self.variables)
 
     def tensors(self) -> list[Tensor]:
         """The trained weights as float32; zeros that are kept take no gradient."""

@@ -6,8 +6,7 @@ error as users expect; logs show both parts.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,11 +15,19 @@ from keras import ops
 from tfmot_sws.backend.compiling import in_compiled_step, traced
 from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.selection import WeightChoice
+from tfmot_sws.prior.density_table import total_negative_log_prob
+from tfmot_sws.prior.snapping import Part, snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.complexity_weight import resolve
 from tfmot_sws.training.groups import WeightGroup
 
 Tensor = Any
+
+# The means take a gradient at one step of so many, that many times as large. The sums over
+# all weights are the costliest part of a small network's step after the snap itself: at each
+# step they would add 0.4 ms to the 2.4 ms of LeNet-300-100 (docs/experiments.md, 17). Means
+# move slowly, so that one step in four is enough.
+_MEANS_PERIOD = 4
 
 
 class WeightSharing(keras.layers.Layer):
@@ -41,8 +48,7 @@ class WeightSharing(keras.layers.Layer):
         choices: `WeightChoice` records of all weights.
         complexity_weight: variable, tau as it is at present.
         snap: variable, the share of the way from a weight to its mean, 0 to 1.
-        dither: variable, the noise on the assignment in training, in assignment widths.
-        steps: variable, the number of training steps so far, from which the noise follows.
+        steps: variable, the number of training steps so far.
         complexity_sum: variable, the complexity losses of an epoch's steps so far.
         first_loss: variable, the error loss of the pretrained network on a few batches; 0
             while unknown.
@@ -50,8 +56,7 @@ class WeightSharing(keras.layers.Layer):
             rise of the error loss over that to be had by chance. 0 while unknown.
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
-        is_measured: whether calls of a tf_keras model are to give the error loss alone, on
-            weights snapped without noise.
+        is_measured: whether calls of a tf_keras model are to give the error loss alone.
     """
 
     def __init__(
@@ -80,13 +85,12 @@ class WeightSharing(keras.layers.Layer):
         ]
         self.complexity_weight = self._scalar("complexity_weight")
         self.snap = self._scalar("snap")
-        self.dither = self._scalar("dither")
         self.steps = self._scalar("steps")
         self.complexity_sum = self._scalar("complexity_sum")
         self.first_loss = self._scalar("first_loss")
         self.lost_share = self._scalar("lost_share")
         self.is_renewed = self.is_measured = False
-        self._renewal: Any = None
+        self._programs: dict[str, Any] = {}
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0
         self.built = True
@@ -109,16 +113,15 @@ class WeightSharing(keras.layers.Layer):
 
     def _base_weight(self) -> float:
         """The tau that schedules scale; 0 while N is unknown and none was given."""
-        size = sum(math.prod(v.shape) for group in self.groups for v in group.variables)
+        size = sum(group.size for group in self.groups)
         return resolve(self.base_complexity_weight, self.train_size, size) or 0.0
 
     def anneal(
-        self, *, complexity: float, snap: float, dither: float, stddev: float, assignment: float
+        self, *, complexity: float, snap: float, stddev: float, assignment: float
     ) -> None:
         """Sets what schedules give; see `AnnealAndMerge`."""
         self.complexity_weight.assign(self._base_weight() * complexity)
         self.snap.assign(snap)
-        self.dither.assign(dither)
         self._width_factors = stddev, assignment
         self.set_widths()
 
@@ -133,52 +136,67 @@ class WeightSharing(keras.layers.Layer):
         """Steps from one renewal of the held losses to the next."""
         return min(group.prior.options.renewal_period for group in self.groups)
 
-    def renew(self, *, counting: bool = False) -> None:
-        """Evaluates the mixtures' losses and their gradients, which steps then hold.
+    def count(self, *, following: bool = True) -> None:
+        """Counts the components' members; a kernel that has become all zero comes back.
 
-        A kernel that has become all zero comes back: its network could not train on.
+        Its network could not train on.
 
         Args:
-            counting: whether components' members are counted, and with them the
-                proportions renewed that follow the usage.
+            following: whether the proportions that follow the usage are renewed.
         """
-        if self._renewal is None:
-            self._renewal = traced(self._renewed)
-        weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in self.groups]
-        of_priors = [[v.value for v in group.prior.variables] for group in self.groups]
-        factor = ops.convert_to_tensor(self._loss_factor(), "float32")
-        dead, *renewed = self._renewal(
-            weights, of_priors, factor, ops.convert_to_tensor(counting)
-        )
-        for group, (members, log_usage, packed) in zip(self.groups, renewed, strict=True):
-            group.held.assign(packed)
-            group.prior.members.assign(members)
-            group.prior.log_usage.assign(log_usage)
+        dead, *renewed = self._run("_counted")
+        if following:
+            for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
+                group.prior.members.assign(members)
+                group.prior.log_usage.assign(log_usage)
         if ops.convert_to_numpy(dead).any():
             for group in self.groups:
                 group.prior.keep_alive(group.values())
 
-    def _renewed(
-        self, weights: Any, of_priors: Any, factor: Tensor, counting: Tensor
-    ) -> list[Any]:
-        """Whether any kernel has died; what is held; members and proportions; purely."""
-        # Values come as arguments, because a program of JAX would make variables constants.
+    def renew(self, *, counting: bool = False) -> None:
+        """Evaluates the mixtures' losses and their gradients, which steps then hold.
+
+        Args:
+            counting: whether members are counted first.
+        """
+        if counting:
+            self.count()
+        factor = ops.convert_to_tensor(self._loss_factor(), "float32")
+        for group, packed in zip(self.groups, self._run("_evaluated", factor), strict=True):
+            group.held.assign(packed)
+
+    def _run(self, method: str, *arguments: Tensor) -> list[Any]:
+        """Calls a method, which must be pure, as one program.
+
+        Values come as arguments, because a program of JAX would make variables constants.
+        """
+        if method not in self._programs:
+            self._programs[method] = traced(getattr(self, method))
+        weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in self.groups]
+        of_priors = [[v.value for v in group.prior.variables] for group in self.groups]
+        return self._programs[method](weights, of_priors, *arguments)
+
+    def _counted(self, weights: Any, of_priors: Any) -> list[Any]:
+        """Whether any kernel has died; each mixture's members and proportions."""
         dead, results = [], []
-        for group, variables, values in zip(self.groups, weights, of_priors, strict=True):
-            prior = group.prior
-            tensors = [ops.cast(variable, "float32") for variable in variables]
-            before = list(zip(prior.variables, values, strict=True))
-            with keras.StatelessScope(before):
-                counts = prior.count(tensors)
-                renewed = prior.usage_after(ops.sum(counts, axis=0))
-                now = prior.members.value, prior.log_usage.value
-            after = [ops.where(counting, a, b) for a, b in zip(renewed, now, strict=True)]
-            usage = list(zip((prior.members, prior.log_usage), after, strict=True))
-            with keras.StatelessScope([*before, *usage]):
-                packed = group.held.evaluate(tensors, prior.tensors(), factor)
-            results.append((*after, packed))
-            dead.append(ops.any(prior.all_zero(counts[:, 0], tensors)))
+        for group, tensors in self._groups_at(weights, of_priors):
+            counts = group.prior.count(tensors)
+            results.append(group.prior.usage_after(ops.sum(counts, axis=0)))
+            dead.append(ops.any(group.prior.all_zero(counts[:, 0], tensors)))
         return [ops.any(ops.stack(dead)), *results]
+
+    def _evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:
+        """What each group is to hold."""
+        return [
+            group.held.evaluate(tensors, group.prior.tensors(), factor)
+            for group, tensors in self._groups_at(weights, of_priors)
+        ]
+
+    def _groups_at(self, weights: Any, of_priors: Any) -> Iterator[tuple[WeightGroup, Any]]:
+        """Each group with its weights; meanwhile its prior's variables have given values."""
+        for group, variables, values in zip(self.groups, weights, of_priors, strict=True):
+            with keras.StatelessScope(list(zip(group.prior.variables, values, strict=True))):
+                yield group, [ops.cast(variable, "float32") for variable in variables]
 
     def step(self, *, training: bool) -> tuple[list[tuple[Any, Tensor]], list[Tensor]]:
         """The snapped weights, each with its variable; in training also the complexity loss.
@@ -189,25 +207,26 @@ class WeightSharing(keras.layers.Layer):
         snap would at times see the mixture of the next step.
         """
         snap, step = self.snap.value, self.steps.value
-        dither = self.dither.value if training else None
         factor = self._loss_factor() if training else None
-        snapped: list[tuple[Any, Tensor]] = []
-        losses = []
+        parts, losses = [], []
         for group in self.groups:
-            mixture, weights = group.prior.tensors(), group.tensors()
+            mixture = group.prior.tensors()
+            weights = group.tensors()
+            parts.append(Part(weights, mixture, group.prior.assignment_widths()))
             if training:
                 loss = self._complexity_loss(group, weights, mixture, factor)
                 if in_compiled_step():
                     # The means' gradient reads the weights. Unless it comes first, XLA
                     # copies all weights before it updates them.
                     means, loss = last_gradient(mixture.means, loss)
-                    mixture = mixture._replace(means=means)
+                    parts[-1] = parts[-1]._replace(mixture=mixture._replace(means=means))
                 losses.append(loss)
-            moved = group.prior.snapped(
-                weights, snap, dither=dither, step=step, mixture=mixture
-            )
-            for v, tensor in zip(group.variables, moved, strict=True):
-                snapped.append((v, group.without_zeros(v, ops.cast(tensor, v.dtype))))
+        moved = snap_to_means(parts, snap, means_factor=_means_factor(step))
+        snapped = [
+            (v, group.without_zeros(v, ops.cast(tensor, v.dtype)))
+            for group, tensors in zip(self.groups, moved, strict=True)
+            for v, tensor in zip(group.variables, tensors, strict=True)
+        ]
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
@@ -218,9 +237,11 @@ class WeightSharing(keras.layers.Layer):
     def _complexity_loss(
         self, group: WeightGroup, weights: list[Tensor], mixture: Any, factor: Tensor
     ) -> Tensor:
+        """tau / N times the complexity loss, of which the weights' part may be held."""
+        of_hyperpriors = factor * group.prior.hyperprior_loss(mixture, group.size)
         if self.is_renewed:
-            return group.held.complexity_loss(group.prior, weights, factor, mixture)
-        return factor * group.prior.complexity_loss(weights, mixture)
+            return group.held.loss(weights, mixture, factor) + of_hyperpriors
+        return factor * total_negative_log_prob(weights, mixture) + of_hyperpriors
 
     def _loss_factor(self) -> Tensor:
         """tau / N, by which the priors' losses enter the training loss."""
@@ -254,6 +275,11 @@ class WeightSharing(keras.layers.Layer):
             for prior, positions in config.pop("groups")
         ]
         return cls(weights, choices, groups, **config)
+
+
+def _means_factor(step: Tensor) -> Tensor:
+    """Multiplies the gradient of the means at a step."""
+    return ops.where(step % _MEANS_PERIOD < 0.5, float(_MEANS_PERIOD), 0.0)
 
 
 def share_weights(
