@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras import ops
 
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.training.epoch_memories import EpochMemories
 from tfmot_sws.training.health import find_problems, share_of_lost
 from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
@@ -68,6 +70,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     In its first 70 % it measures, on batches that `fit` has drawn from its data, how
     sensitive the error loss is to each tensor; assignment widths follow from that.
+
+    `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` of the same `fit` compare only
+    epochs that end with the rule fixed and the snap complete: until then they forget each
+    epoch at once. Otherwise they would choose a network that is still dense.
 
     At the end it warns of what would spoil the stripped model: an error loss far above where
     it began, outputs that no longer depend on the inputs, a snap below 1.
@@ -138,6 +144,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         # The factor on tau as it is now, and as it was when losses were last renewed.
         self._factor = self._renewed_factor = 0.0
         self._kept = KeptState()
+        self._memories = EpochMemories()
         # Whether a loss that was not finite has ended the training.
         self._is_lost = False
 
@@ -162,7 +169,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._epoch = epoch
         if self._kept.is_empty:
             self._kept.take(self.model)
+            self._memories.take()
             self._go_on_from(self._step(0))
+        if not self._is_settled(self._fraction(0)):
+            self._memories.forget()
         self._apply(self._fraction(0))
         # Here too: an epoch may have fewer steps than pass between two updates.
         self._merge()
@@ -171,6 +181,14 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
         self._first_steps = [_number(sharing.steps) for sharing in self._sharings]
+
+    def accompany(self, callbacks: Iterable[Any]) -> None:
+        """Tells which other callbacks run in the same `fit`; the wrapper's `fit` does."""
+        self._memories = EpochMemories(callbacks)
+
+    def _is_settled(self, fraction: float) -> bool:
+        """Whether networks from here on can be compared with the last one."""
+        return fraction >= self.rule_end and self.snap(fraction) >= self.snap(1.0)
 
     def _go_on_from(self, step: int) -> None:
         """Has a resumed training measure and merge when the interrupted one would have."""

@@ -52,4 +52,8 @@ def fit_arguments(
             stacklevel=3,
         )
     arguments["callbacks"] = callbacks
+    listed = getattr(callbacks, "callbacks", callbacks)
+    for callback in listed:
+        if isinstance(callback, AnnealAndMerge):
+            callback.accompany(listed)
     return arguments
