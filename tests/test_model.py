@@ -244,6 +244,36 @@ def test_mixed_precision(data, policy):
     assert {v.dtype for v in shared.groups[0].variables} == {"float32"}
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_for_all_layers(data, policy):
+    """As the guide of Keras has it."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        shared = sws.apply_soft_weight_sharing(sequential(), num_components=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    shared.compile("adam", "mse")
+    assert np.all(np.isfinite(fit(shared, data).history["loss"]))
+    variables = shared.groups[0].prior.variables
+    assert {v.dtype for v in variables} == {"float32"}
+    plain = sws.strip_soft_weight_sharing(shared)
+    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_optimizer_that_averages_weights_is_refused(library, policy):
+    layer = library.layers.Dense(3, dtype=policy)
+    shared = sws.apply_soft_weight_sharing(library.Sequential([library.Input((10,)), layer]))
+    shared.compile(library.optimizers.Adam(use_ema=True), "mse")
+    before = shared.get_weights()
+    x = np.zeros((8, 10), "float32")
+    with pytest.raises(ValueError, match="Adam has use_ema=True"):
+        shared.fit(x, x[:, :3], callbacks=[sws.AnnealAndMerge()])
+    for one, other in zip(shared.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def _wrap_gently():
     keras.utils.set_random_seed(3)
     shared = sws.apply_soft_weight_sharing(sequential(), **GENTLE)

@@ -49,6 +49,7 @@ class HeldLoss(keras.layers.Layer):
                 initializer="zeros",
                 trainable=False,
                 aggregation="only_first_replica",
+                autocast=False,
             )
             for i, size in enumerate(self._packing.sizes)
         ]

@@ -110,7 +110,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         # One variable holds all, because an optimizer's update is some fifteen operations a
         # variable, whatever its size.
         self._trained = self.add_weight(
-            name="mixture", shape=(int(self._ends[-1]),), initializer="zeros"
+            name="mixture", shape=(int(self._ends[-1]),), initializer="zeros", autocast=False
         )
         self.alive = self._state("alive", np.ones(self.num_components))
         self.members = self._state("members", np.ones(self.num_components))
@@ -146,6 +146,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             initializer=lambda _, dtype=None: ops.convert_to_tensor(value, dtype),
             trainable=False,
             aggregation="only_first_replica",
+            autocast=False,
         )
 
     def tensors(self) -> MixtureTensors:

@@ -29,7 +29,11 @@ def fit_arguments(
         args: positional arguments, without the model.
         kwargs: named arguments.
         count: counts the training examples, as `count_examples` does.
+
+    Raises:
+        ValueError: when the optimizer averages weights.
     """
+    _check_optimizer(getattr(model, "optimizer", None))
     arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
     arguments.pop("self")
     if model.sharing.train_size is None:
@@ -57,3 +61,15 @@ def fit_arguments(
         if isinstance(callback, AnnealAndMerge):
             callback.accompany(listed)
     return arguments
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    # Mixed precision puts a scaling optimizer around the user's.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if getattr(optimizer, "use_ema", False):
+        raise ValueError(
+            f"The optimizer {type(optimizer).__name__} has use_ema=True: at the end of fit it "
+            "would put averages in the place of weights and mixture, which are no clusters "
+            "that the network has run on. Compile with use_ema=False; a learning rate that "
+            "falls to zero averages as well."
+        )

@@ -104,6 +104,7 @@ class WeightSharing(keras.layers.Layer):
             initializer="zeros",
             trainable=False,
             aggregation="only_first_replica",
+            autocast=False,
         )
 
     def set_train_size(self, train_size: int) -> None:
