@@ -19,6 +19,7 @@ def wrap(layer):
 
 def train(model, data=DATA, epochs=2, **kwargs):
     model.compile("adam", loss="mse")
+    sws.measure_sensitivity(model, *data)
     callbacks = [sws.AnnealAndMerge(**kwargs)]
     return model.fit(*data, epochs=epochs, batch_size=8, verbose=0, callbacks=callbacks).history
 
@@ -56,6 +57,13 @@ def test_layers_may_be_wrapped_before_they_are_built():
     )
     train(model)
     assert distinct(sws.strip_soft_weight_sharing(model))[0] <= 4
+
+
+def test_fit_without_sensitivities_warns():
+    model, _ = chosen_layers()
+    model.compile("adam", loss="mse")
+    with pytest.warns(UserWarning, match="measure_sensitivity"):
+        model.fit(*DATA, epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
 
 
 def test_a_list_of_layers():

@@ -163,6 +163,22 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
+        if not getattr(self.model, "batches", None):
+            self._check_sensitivities()
+
+    def _check_sensitivities(self) -> None:
+        """Warns where widths will follow from nothing but the scale of the weights."""
+        priors = [group.prior for sharing in self._sharings for group in sharing.groups]
+        if all(np.any(ops.convert_to_numpy(prior.sensitivities) > 0) for prior in priors):
+            return
+        warnings.warn(
+            "How sensitive the error is to each tensor cannot be measured during this fit: "
+            "it is that of a model around single wrapped layers, or its data is of an "
+            "unknown kind. All tensors then get the widest assignment, which may cost "
+            "accuracy. Call tfmot_sws.measure_sensitivity(model, x, y) on a few batches "
+            "before fit.",
+            stacklevel=2,
+        )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules for the first batch."""
