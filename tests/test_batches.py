@@ -284,5 +284,6 @@ def test_training_on_sparse_data(rng):
     y = rng.standard_normal((12, 2)).astype("float32")
     eye = tf.sparse.concat(0, [tf.sparse.eye(6)] * 2)
     dataset = tf.data.Dataset.from_tensor_slices((eye, y)).batch(4)
-    shared.fit(dataset, verbose=0, shuffle=False, callbacks=[sws.AnnealAndMerge()])
+    with pytest.warns(UserWarning, match="data is of an unknown kind"):
+        shared.fit(dataset, verbose=0, shuffle=False, callbacks=[sws.AnnealAndMerge()])
     assert shared.batches == []
