@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.prior.assignment import assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
@@ -22,7 +23,7 @@ from tfmot_sws.prior.options import LearningRates, PriorOptions
 
 Tensor = Any
 
-# Share of the way that the usage goes to what is counted at each renewal.
+# Share of the way that the usage goes to what is counted, at each count.
 _USAGE_STEP = 0.5
 # A width is halved to keep a kernel alive, but down to a thousandth only: a still narrower one
 # would let components win weights that have died.
@@ -336,7 +337,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             price: tau / N, what a nat of an index costs in nats of an example's error. 0
                 where sensitivities do not count.
         """
-        options, scale = self.options, float(ops.convert_to_numpy(self.scale))
+        options, scale = self.options, to_float(self.scale)
         targets = [options.zero.stddev, options.others.stddev]
         self.target_stddevs.assign(np.asarray(targets, np.float32) * (stddev * scale))
         widest = options.assignment_width * ops.convert_to_numpy(self.tensor_scales)

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.training.epoch_memories import EpochMemories
@@ -196,7 +197,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._renew()
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
-        self._first_steps = [_number(sharing.steps) for sharing in self._sharings]
+        self._first_steps = [to_float(sharing.steps) for sharing in self._sharings]
 
     def accompany(self, callbacks: Iterable[Any]) -> None:
         """Tells which other callbacks run in the same `fit`; the wrapper's `fit` does."""
@@ -208,7 +209,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _go_on_from(self, step: int) -> None:
         """Has a resumed training measure and merge when the interrupted one would have."""
-        if _number(self._sharings[0].first_loss):
+        if to_float(self._sharings[0].first_loss):
             self._measured = max(step - 1, 0)
         steps = max(self._steps(), 1)
         last_update = (steps - 1) // self._stride() * self._stride()
@@ -246,7 +247,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._measured = self._step(batch)
         for i in range(_FIRST_BATCHES if first else 1):
             update_sensitivity(self.model, *batches[(self._measured + i) % len(batches)])
-        if not _number(self._sharings[0].first_loss):
+        if not to_float(self._sharings[0].first_loss):
             self._sharings[0].first_loss.assign(self._losses()[0])
 
     def _losses(self) -> tuple[float, float]:
@@ -259,7 +260,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _judge(self) -> None:
         """Compares the error loss with the pretrained network's, and warns."""
         sharing = self._sharings[0]
-        before = _number(sharing.first_loss)
+        before = to_float(sharing.first_loss)
         if before and getattr(self.model, "batches", None):
             now, by_chance = self._losses()
             sharing.lost_share.assign(share_of_lost(before, now, by_chance))
@@ -384,7 +385,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
         complexity = sum(
-            _number(sharing.complexity_sum) / max(_number(sharing.steps) - first, 1.0)
+            to_float(sharing.complexity_sum) / max(to_float(sharing.steps) - first, 1.0)
             for sharing, first in zip(self._sharings, self._first_steps, strict=True)
         )
         groups = [group for sharing in self._sharings for group in sharing.groups]
@@ -397,7 +398,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             "num_components": sum(group.prior.alive_slots.size for group in groups),
             "zeros": float(sum(of_group[0] for of_group in counts) / total),
             "bits_per_weight": float(bits / total),
-            "snap": _number(self._sharings[0].snap),
+            "snap": to_float(self._sharings[0].snap),
         }
 
 
@@ -422,7 +423,3 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
 def _slot(fraction: float) -> int:
     """Which twentieth of the training a fraction lies in."""
     return math.floor(fraction / _MERGE_EVERY + 1e-9)
-
-
-def _number(scalar: keras.Variable) -> float:
-    return float(ops.convert_to_numpy(scalar))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras import ops
+from tfmot_sws.backend.scalars import to_float
 
 # Of what a network had learned it may lose this share without a word.
 _LOST = 0.2
@@ -23,14 +23,14 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
         parts: its wrapped parts.
     """
     problems = []
-    snap = min(_number(part.snap) for part in parts)
+    snap = min(to_float(part.snap) for part in parts)
     if snap < 1.0 - 1e-6:
         problems.append(
             f"The weights are only {snap:.0%} of the way to their clusters (snap), so "
             "stripping changes what the network computes. Train to the end of the epochs "
             "that fit was given, or with a snap schedule that ends at 1."
         )
-    lost = max(_number(part.sharing.lost_share) for part in parts)
+    lost = max(to_float(part.sharing.lost_share) for part in parts)
     if lost > _CONSTANT:
         problems.append(
             f"The outputs of '{model.name}' hardly depend on its inputs any more: {lost:.0%} "
@@ -66,13 +66,9 @@ def share_of_lost(before: float, now: float, by_chance: float) -> float:
 
 
 def _way_out(parts: Sequence[Any]) -> str:
-    tau = _number(parts[0].complexity_weight)
+    tau = to_float(parts[0].complexity_weight)
     return (
         "Start again from the pretrained model, with more epochs or with a smaller "
         f"complexity_weight than {tau:.2g}, say a third of it; and see that plain fit of the "
         "pretrained model keeps its accuracy at this learning rate."
     )
-
-
-def _number(scalar: Any) -> float:
-    return float(ops.convert_to_numpy(scalar))

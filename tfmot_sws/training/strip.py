@@ -8,12 +8,12 @@ LiteRT.
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import keras
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.wrapped import Wrapped, is_wrapped, wrapped_parts
@@ -45,14 +45,14 @@ def strip_soft_weight_sharing(model: Wrapped) -> keras.Model:
             f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
             "was stripped already is plain, and needs no second strip."
         )
-    if any(_number(part.snap) == 0 < _number(part.sharing.steps) for part in parts):
+    if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
         raise ValueError(
             f"Model '{model.name}' was trained, but its weights have not begun to snap to "
             "their clusters: either the schedule of the snap stays at 0, or the training had "
             "too few calls of its step, between which the callback sets it. Train for more "
             "epochs, or compile with steps_per_execution=1."
         )
-    if not all(_number(part.snap) > 0 for part in parts):
+    if not all(to_float(part.snap) > 0 for part in parts):
         raise ValueError(
             f"Model '{model.name}' has not been trained under soft weight-sharing: "
             "stripping it now would round pretrained weights to a few values. Call "
@@ -78,7 +78,3 @@ def stripped_values(wrapper: Wrapped) -> list[NDArray]:
         pairs = zip(group.variables, group.clustered_values(), strict=True)
         values.update({id(native(v)): clustered for v, clustered in pairs})
     return [values[id(native(v))] for v in sources]
-
-
-def _number(scalar: Any) -> float:
-    return float(ops.convert_to_numpy(scalar))
