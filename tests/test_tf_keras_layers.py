@@ -66,6 +66,16 @@ def test_fit_without_sensitivities_warns():
         model.fit(*DATA, epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
 
 
+def test_fit_with_components_own_widths_needs_no_sensitivities():
+    options = sws.PriorOptions(assignment_width=0.0)
+    layer = tf_keras.layers.Dense(3)
+    shared = sws.apply_soft_weight_sharing(layer, **{**SETTINGS, "options": options})
+    model = tf_keras.Sequential([tf_keras.Input((6,)), shared])
+    model.compile("adam", "mse")
+    x = np.ones((8, 6), "float32")
+    model.fit(x, x[:, :3], epochs=10, verbose=0, callbacks=[sws.AnnealAndMerge()])
+
+
 def test_a_list_of_layers():
     layers = wrap(
         [tf_keras.Input((10,)), *sequential(tf_keras).layers, tf_keras.layers.ReLU()][1:]

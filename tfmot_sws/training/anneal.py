@@ -170,7 +170,8 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
     def _check_sensitivities(self) -> None:
         """Warns where widths will follow from nothing but the scale of the weights."""
         priors = [group.prior for sharing in self._sharings for group in sharing.groups]
-        if all(np.any(ops.convert_to_numpy(prior.sensitivities) > 0) for prior in priors):
+        by_width = [prior for prior in priors if prior.options.assignment_width]
+        if all(np.any(ops.convert_to_numpy(prior.sensitivities) > 0) for prior in by_width):
             return
         warnings.warn(
             "How sensitive the error is to each tensor cannot be measured during this fit: "

@@ -108,9 +108,11 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             a predicate on them. `None`: all trainable kernels and embeddings, and the
             biases that lie within the range of the kernels.
         exclude: likewise, which to leave out.
-        scope: "model" for one mixture over all shared weights, "layer" for one a layer.
+        scope: "layer" for one mixture a layer, "model" for one over all shared weights, as
+            in the paper.
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
-            `BetaHyperprior` to learn it.
+            `BetaHyperprior` to learn it. `None`: all proportions follow the usage, pi_0
+            being at least 0.5.
         options: widths, hyperpriors and learning rates of the mixture.
         preserve_sparsity: keep weights of kernels that are exactly zero, as after
             `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
