@@ -27,10 +27,10 @@ def clear_cases(mixture, weights, width):
 
 
 @pytest.mark.parametrize("width", [0.0, 0.02, 0.3, 3.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_assign_equals_the_reference(seed, width):
+@pytest.mark.parametrize(("seed", "num_components"), [(0, 7), (1, 7), (2, 7), (3, 60)])
+def test_assign_equals_the_reference(seed, num_components, width):
     generator = np.random.default_rng(seed)
-    mixture = random_mixture(generator)
+    mixture = random_mixture(generator, num_components)
     weights = generator.uniform(-1.5, 1.5, 2000).astype("float32")
     weights = clear_cases(mixture, weights, width)[:1900].reshape(5, -1)
     index = assign_one(weights, as_tensors(mixture), width)
@@ -74,7 +74,9 @@ def test_equal_means_leave_the_likelier():
 
 
 @pytest.mark.parametrize("width", [0.0, 0.05])
-def test_huge_weights_go_to_the_outermost(width):
-    mixture = GaussianMixture([0.0, 0.4, -0.4], [0.1, 0.1, 0.1], [0.8, 0.1, 0.1])
+@pytest.mark.parametrize("others", [2, 50])
+def test_huge_weights_go_to_the_outermost(others, width):
+    means = [0.0, *np.linspace(0.4, -0.4, others)]
+    mixture = GaussianMixture(means, [0.1] * (1 + others), [0.8] + [0.2 / others] * others)
     index = assign_one([3e4, -3e4], as_tensors(mixture), width)
-    np.testing.assert_array_equal(index, [1, 2])
+    np.testing.assert_array_equal(index, [1, others])

@@ -21,8 +21,11 @@ from tfmot_sws.training import schedules
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.loading import soft_weight_sharing_scope
+from tfmot_sws.training.pareto_front import FrontRecord, ParetoFront
+from tfmot_sws.training.search_result import SearchResult, Trial
 from tfmot_sws.training.sensitivity import measure_sensitivity
 from tfmot_sws.training.sharing_report import SharedTensor, SharingReport, sharing_report
+from tfmot_sws.training.smallest import find_smallest
 from tfmot_sws.training.soft_targets import soft_targets
 from tfmot_sws.training.strip import strip_soft_weight_sharing
 from tfmot_sws.training.wrapper import SoftWeightSharing
@@ -37,15 +40,19 @@ __all__ = [
     "CompressedFileError",
     "CompressionReport",
     "ExportError",
+    "FrontRecord",
     "GammaHyperprior",
     "GaussianMixture",
     "GaussianMixturePrior",
     "LearningRates",
+    "ParetoFront",
     "PriorOptions",
+    "SearchResult",
     "SharedTensor",
     "SharingReport",
     "SoftWeightSharing",
     "SoftWeightSharingSummaries",
+    "Trial",
     "Verification",
     "WeightChoice",
     "WeightMovementRecorder",
@@ -55,6 +62,7 @@ __all__ = [
     "compression_report",
     "convert_to_tflite",
     "export",
+    "find_smallest",
     "fold_batch_norm",
     "get_codebooks",
     "load_compressed",

@@ -19,6 +19,8 @@ from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.prior.density import MixtureTensors
 
 Tensor = Any
+# Up to so many components an interval is found by comparing with each.
+_FEW = 32
 # From weights to the slots of their components, int32, and to those components' means.
 Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -78,12 +80,15 @@ def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
     """argmax_k log pi_k - (w - mu_k)^2 / (2 s^2), as intervals of w.
 
     The scores of two components differ by a straight line in w. So each component is the
-    best in one interval or nowhere, and the intervals lie in the order of the means. One
-    comparison a component finds a weight's interval, which vectorises as a gather does not.
+    best in one interval or nowhere, and the intervals lie in the order of the means. Of few
+    components one comparison each finds a weight's interval, which vectorises as a search and
+    a gather do not; of many the program would become long, and its compilation with it.
     """
     order = ops.cast(ops.argsort(mixture.means), "int32")
     means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))
     begins = _interval_begins(means, offsets, width)
+    if mixture.means.shape[0] > _FEW:
+        return _search(begins, order, means)
 
     def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
         index = ops.zeros_like(weights, dtype="int32") + order[0]
@@ -93,6 +98,26 @@ def _common_width_rule(mixture: MixtureTensors, width: Tensor) -> Rule:
             index = ops.where(beyond, order[k], index)
             target = ops.where(beyond, means[k], target)
         return index, target
+
+    return rule
+
+
+def _search(begins: Tensor, order: Tensor, means: Tensor) -> Rule:
+    """The rule that searches the interval of each weight.
+
+    Args:
+        begins: where each component's interval begins, infinity for none, (K,).
+        order: their slots, (K,).
+        means: their means, (K,).
+    """
+    ascending = ops.argsort(begins)
+    begins, order, means = (ops.take(field, ascending) for field in (begins, order, means))
+
+    def rule(weights: Tensor) -> tuple[Tensor, Tensor]:
+        flat = ops.reshape(weights, (-1,))
+        place = ops.maximum(ops.searchsorted(begins, flat, side="left") - 1, 0)
+        index, target = ops.take(order, place), ops.take(means, place)
+        return ops.reshape(index, weights.shape), ops.reshape(target, weights.shape)
 
     return rule
 
@@ -110,8 +135,8 @@ def _interval_begins(means: Tensor, offsets: Tensor, width: Tensor) -> Tensor:
     after = 0.5 * (means[None, :] + means[:, None]) + ops.square(width) * (
         offsets[:, None] - offsets[None, :]
     ) / ops.maximum(gaps, 1e-30)
-    num = means.shape[0]
-    before = np.triu(np.ones((num, num), bool), k=1)
+    places = ops.arange(means.shape[0])
+    before = places[:, None] < places[None, :]
     begins = ops.max(ops.where(before, after, -np.inf), axis=0)
     ends = ops.min(ops.where(before, after, np.inf), axis=1)
     return ops.where(begins < ends, begins, np.inf)

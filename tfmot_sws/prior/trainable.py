@@ -222,9 +222,15 @@ class GaussianMixturePrior(keras.layers.Layer):
         """Component slot of every weight of each tensor, int32, by the rule of `options`."""
         return assign(weights, self.tensors(), self.assignment_widths())
 
-    def count(self, weights: Sequence[Tensor]) -> Tensor:
-        """Number of each tensor's weights in each component, float32, (T, K)."""
-        return count(weights, self.tensors(), self.assignment_widths())
+    def count(self, weights: Sequence[Tensor], factor: Tensor | float = 1.0) -> Tensor:
+        """Number of each tensor's weights in each component, float32, (T, K).
+
+        Args:
+            weights: float32 tensors, one for each of T.
+            factor: on their assignment widths.
+        """
+        widths = [factor * width for width in self.assignment_widths()]
+        return count(weights, self.tensors(), widths)
 
     def usage_after(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """`members` and `log_usage` as they are once these counts have been seen.
@@ -303,11 +309,14 @@ class GaussianMixturePrior(keras.layers.Layer):
         """The assignment width of each tensor, or none for each component's own."""
         return ops.unstack(self.widths.value) if self.options.assignment_width else []
 
-    def fit_initial(self, weights: Sequence[NDArray[np.floating]]) -> None:
+    def fit_initial(
+        self, weights: Sequence[NDArray[np.floating]], least_bits: float = 0.0
+    ) -> None:
         """Lays the first mixture over the range of the pretrained weights.
 
         Args:
             weights: arrays, at least one of them not empty.
+            least_bits: entropy that the first assignment is to have; see `initial_mixture`.
         """
         scale = root_mean_square(weights)
         self.scale.assign(scale)
@@ -323,6 +332,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             self.num_components,
             stddev=self.options.initial_stddev * scale,
             zero_proportion=zero.mean if isinstance(zero, BetaHyperprior) else zero,
+            least_bits=least_bits,
         )
         self.set_mixture(mixture, np.arange(self.num_components))
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tf_keras
 
-from tfmot_sws.training.anneal import AnnealAndMerge
+from tfmot_sws.training.anneal import RunsInTfKeras
 
 _HOOKS = [
     *(f"on_epoch_{when}" for when in ("begin", "end")),
@@ -56,6 +56,6 @@ def for_tf_keras(callbacks: Any) -> Any:
 
 
 def _needs_forwarding(callback: Any) -> bool:
-    """`AnnealAndMerge` runs in either `fit` as it is."""
+    """Those of this package run in either `fit` as they are."""
     is_keras3 = isinstance(callback, keras.callbacks.Callback)
-    return is_keras3 and not isinstance(callback, AnnealAndMerge)
+    return is_keras3 and not isinstance(callback, RunsInTfKeras)

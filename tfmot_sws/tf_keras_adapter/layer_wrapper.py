@@ -135,8 +135,14 @@ def wrap(model: Any, settings: SharingSettings) -> Any:
     choices = only_replaceable(model, choose_weights(model, settings.include, settings.exclude))
     positions = group_by_scope(choices, settings.scope)
     check_finite(model)
+    settings = settings.aim(model, choices)
     sharing = share_weights(
-        ModelView(model), choices, positions, settings.make_prior, **settings.of_step()
+        ModelView(model),
+        choices,
+        positions,
+        settings.make_prior,
+        settings.least_bits,
+        **settings.of_step(),
     )
     return TfKerasSoftWeightSharing(model, sharing)
 
@@ -145,6 +151,11 @@ def _wrap_layer(layer: Any, settings: SharingSettings) -> Any:
     """The wrapped layer; input layers and wrapped ones stay as they are."""
     if is_wrapped(layer) or isinstance(layer, tf_keras.layers.InputLayer):
         return layer
+    if settings.target is not None:
+        raise ValueError(
+            f"{settings.target} is the size of the file of a whole model; received layer "
+            f"'{layer.name}'. Wrap the model, or state complexity_weight= for the layer."
+        )
     if settings.train_size is None:
         raise ValueError(
             f"Layer '{layer.name}' is wrapped by itself, so the number of training examples "

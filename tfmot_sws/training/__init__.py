@@ -1,4 +1,5 @@
 """From a pretrained model to a clustered one: wrapping, the training step, annealing, strip.
 
-Owns tau, the schedules and the wrapper of Keras 3 models. Imports `prior`, `models`, `backend`.
+Owns tau, targets, schedules and the wrapper of Keras 3 models. Imports `prior`,
+`models`, `coding`, `backend`.
 """

@@ -25,6 +25,7 @@ from tfmot_sws.training.kept_state import KeptState
 from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
 from tfmot_sws.training.sensitivity import measure_losses, update_sensitivity
+from tfmot_sws.training.size_control import SizeControl
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 200
@@ -40,7 +41,7 @@ _MERGE_EVERY = 0.05
 _FIRST_BATCHES = 4
 
 
-class _RunsInTfKeras:
+class RunsInTfKeras:
     """Answers the questions that `fit` of tf_keras has for a callback and Keras 3 has not."""
 
     def _implements_train_batch_hooks(self) -> bool:
@@ -53,7 +54,7 @@ class _RunsInTfKeras:
         return False
 
 
-class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
+class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     """Anneals the prior, snaps the weights, merges components, and logs.
 
     Every setting is a function of the training fraction (epoch and batch over all epochs
@@ -146,6 +147,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         self._factor = self._renewed_factor = 0.0
         self._kept = KeptState()
         self._memories = EpochMemories()
+        self._control: SizeControl | None = None
+        # The last batch that began, and how many steps one call of the step takes.
+        self._last_batch, self._stretch = 0, 1
         # Whether a loss that was not finite has ended the training.
         self._is_lost = False
 
@@ -164,6 +168,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
+        # Only whole models have a target.
+        self._control = SizeControl(self.model) if self._sharings[0].target else None
+        self._stretch = getattr(self.model, "steps_per_execution", 1)
         if not getattr(self.model, "batches", None):
             self._check_sensitivities()
 
@@ -189,7 +196,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             self._kept.take(self.model)
             self._memories.take()
             self._go_on_from(self._step(0))
-        if not self._is_settled(self._fraction(0)):
+        is_settled = self._is_settled(self._fraction(0))
+        for sharing in self._sharings:
+            sharing.is_settled = is_settled
+        if not is_settled:
             self._memories.forget()
         self._apply(self._fraction(0))
         # Here too: an epoch may have fewer steps than pass between two updates.
@@ -220,6 +230,9 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules, measures and renews what steps hold, each once in some steps."""
+        if batch:
+            self._stretch = batch - self._last_batch
+        self._last_batch = batch
         if self._must_measure(batch):
             self._take_state_back()
             self._measure_sensitivities(batch)
@@ -233,6 +246,14 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         if self._is_due(batch):
             self._take_state_back()
             self._renew(batch)
+        if self._control and self._is_last(batch):
+            self._take_state_back()
+            self._control.finish()
+
+    def _is_last(self, batch: int) -> bool:
+        """Whether this is the last call of the training step."""
+        is_last_epoch = self._epoch == self._epochs() - 1
+        return is_last_epoch and 0 < self._steps() <= batch + self._stretch
 
     def _must_measure(self, batch: int) -> bool:
         """Whether sensitivities are due; never before the first step, which builds."""
@@ -279,8 +300,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         """
         fraction = self._fraction(self._applied)
         if self.merge_start <= fraction <= self.rule_end and _slot(fraction) > self._merged:
-            for group in (group for sharing in self._sharings for group in sharing.groups):
-                merge_components(group.prior, group.counts(), self.merge_threshold)
+            for sharing in self._sharings:
+                threshold = self.merge_threshold * sharing.coarseness
+                for group in sharing.groups:
+                    merge_components(group.prior, group.counts(), threshold)
             self._merged = _slot(fraction)
 
     def _take_state_back(self) -> None:
@@ -302,7 +325,10 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
         for sharing in self._sharings:
             sharing.is_renewed = False
         if not self._is_lost:
+            if self._control:
+                self._control.close()
             self._judge()
+        self._control = None
 
     def _stop_and_restore(self, epoch: int) -> None:
         self._is_lost = True
@@ -350,8 +376,11 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
 
     def _count(self, batch: int = 0) -> None:
         self._counted = batch
+        fraction = self._fraction(batch)
         for sharing in self._sharings:
-            sharing.count(following=self._fraction(batch) <= self.rule_end)
+            sharing.count(following=fraction <= self.rule_end)
+        if self._control:
+            self._control.update(fraction, self.rule_end)
 
     def _stride(self) -> int:
         return max(1, round((self._steps() or 1) * self._epochs() / _UPDATES))
@@ -400,6 +429,7 @@ class AnnealAndMerge(_RunsInTfKeras, keras.callbacks.Callback):
             "zeros": float(sum(of_group[0] for of_group in counts) / total),
             "bits_per_weight": float(bits / total),
             "snap": to_float(self._sharings[0].snap),
+            **(self._control.logs() if self._control else {}),
         }
 
 

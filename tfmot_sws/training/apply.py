@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tfmot_sws.models.libraries import Library, library_of
-from tfmot_sws.models.selection import Selector, check_finite, choose_weights, group_by_scope
+from tfmot_sws.models.libraries import Library, library_of, view_of
+from tfmot_sws.models.selection import (
+    Selector,
+    WeightChoice,
+    check_finite,
+    choose_weights,
+    group_by_scope,
+)
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.hyperpriors import BetaHyperprior
 from tfmot_sws.prior.options import PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training.file_meter import bits_to_spend
 from tfmot_sws.training.shared_step import share_weights
+from tfmot_sws.training.size_target import SizeTarget
 from tfmot_sws.training.wrapper import SoftWeightSharing
+
+# K where neither it nor a target is given, and the most that a codebook holds.
+_USUAL_COMPONENTS, _MOST_COMPONENTS = 16, 256
+# Up to here the usual number does. A training begins with so many more bits than are to be
+# left.
+_FEW_BITS, _BITS_TO_SPARE = 2.0, 0.7
 
 
 @dataclasses.dataclass(frozen=True)
 class SharingSettings:
     """The arguments of `apply_soft_weight_sharing`; see there."""
 
-    num_components: int
+    num_components: int | None
     complexity_weight: float | None
     train_size: int | None
     include: Selector | None
@@ -30,17 +46,48 @@ class SharingSettings:
     zero_proportion: float | BetaHyperprior | None
     options: PriorOptions | None
     preserve_sparsity: bool
+    target: SizeTarget | None = None
+    # Not an argument: the entropy that a target needs at the beginning, in bits a weight.
+    least_bits: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.target and self.complexity_weight is not None:
+            raise ValueError(
+                f"{self.target} decides about complexity_weight during the training; "
+                f"received complexity_weight={self.complexity_weight} as well. Pass one of "
+                "the two."
+            )
         for name in ("complexity_weight", "train_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")
 
+    def aim(self, model: Any, choices: Sequence[WeightChoice]) -> SharingSettings:
+        """With as many components, and means as close, as the target needs.
+
+        Args:
+            model: the user's model.
+            choices: what was decided about each of its weights.
+
+        Raises:
+            ValueError: no training can reach the target.
+        """
+        if self.target is None:
+            return self
+        weights = view_of(model).weights
+        shared = [v for v, choice in zip(weights, choices, strict=True) if choice.shared]
+        bits = bits_to_spend(self.target, model, shared)
+        least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE)
+        if bits <= _FEW_BITS or self.num_components is not None:
+            return least
+        # Eight times as many values as the bits tell apart, for most weights take a few.
+        wanted = 1 << (math.ceil(bits) + 3)
+        return dataclasses.replace(least, num_components=min(wanted, _MOST_COMPONENTS))
+
     def make_prior(self, num_tensors: int = 1) -> GaussianMixturePrior:
         """A mixture for a number of tensors that has seen no weights yet."""
         return GaussianMixturePrior(
-            self.num_components,
+            _USUAL_COMPONENTS if self.num_components is None else self.num_components,
             zero_proportion=self.zero_proportion,
             options=self.options,
             num_tensors=num_tensors,
@@ -48,7 +95,7 @@ class SharingSettings:
 
     def of_step(self) -> dict[str, Any]:
         """Those that the training step depends on, as `WeightSharing` takes them."""
-        names = ("complexity_weight", "train_size", "preserve_sparsity")
+        names = ("complexity_weight", "train_size", "preserve_sparsity", "target")
         return {name: getattr(self, name) for name in names}
 
     def to_config(self) -> dict[str, Any]:
@@ -73,7 +120,10 @@ class SharingSettings:
 def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     model: keras.Model,
     *,
-    num_components: int = 16,
+    target_ratio: float | None = None,
+    target_size: float | str | None = None,
+    target_bits: float | None = None,
+    num_components: int | None = None,
     complexity_weight: float | None = None,
     train_size: int | None = None,
     include: Selector | None = None,
@@ -98,10 +148,16 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         model: a built Keras 3 or tf_keras model with pretrained weights: Sequential,
             Functional or subclassed. Of tf_keras also a single layer, which need not be
             built, or a list of layers, as tfmot takes them: each gets a mixture of its own.
+        target_ratio: how many times smaller the `.sws` file is to be than the float32
+            weights, above 1. `fit` then chooses tau as it goes. At most one target can be
+            stated; without one the default tau decides.
+        target_size: the size of the file, in bytes or as text such as "50 kB".
+        target_bits: the bits that a shared weight takes in the file, in (0, 8].
         num_components: K, from 2 to 256: the most values a shared weight can end with.
-        complexity_weight: tau > 0; larger makes the model smaller and less accurate.
-            `None`: from the numbers of training examples and of shared weights, at the
-            first `fit`; see docs/how_it_works.md.
+            `None`: 16, or more where a target asks for more than two bits a weight.
+        complexity_weight: tau > 0, in place of a target; larger makes the model smaller and
+            less accurate. `None`: from the numbers of training examples and of shared
+            weights, at the first `fit`; see docs/how_it_works.md.
         train_size: N >= 1. `None`: worked out from the data at the first `fit`; for single
             layers it must be given.
         include: which variables to share: a regular expression searched in their paths, or
@@ -126,7 +182,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         TypeError: `model` is neither a Keras 3 nor a tf_keras model.
         RuntimeError: it is of tf_keras, and Keras does not run on TensorFlow.
         ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
-            nothing to share, or an argument is out of range.
+            nothing to share, an argument is out of range, or no training can reach the
+            target.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
@@ -150,6 +207,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         zero_proportion,
         options,
         preserve_sparsity,
+        SizeTarget.of(target_ratio, target_size, target_bits),
     )
     wrap = _library_of(model).wrap or _wrap
     return wrap(model, settings)
@@ -171,8 +229,14 @@ def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
     choices = choose_weights(model, settings.include, settings.exclude)
     positions = group_by_scope(choices, settings.scope)
     check_finite(model)
+    settings = settings.aim(model, choices)
     sharing = share_weights(
-        model, choices, positions, settings.make_prior, **settings.of_step()
+        model,
+        choices,
+        positions,
+        settings.make_prior,
+        settings.least_bits,
+        **settings.of_step(),
     )
     return SoftWeightSharing(model, sharing)
 

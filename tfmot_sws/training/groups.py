@@ -95,6 +95,6 @@ class WeightGroup:
         means = ops.convert_to_numpy(self.prior.tensors().means)
         return [means[part] for part in self.assignments()]
 
-    def fit_initial(self) -> None:
-        """Lays the first mixture over the pretrained weights."""
-        self.prior.fit_initial([ops.convert_to_numpy(v) for v in self.variables])
+    def fit_initial(self, least_bits: float = 0.0) -> None:
+        """Lays the first mixture over the pretrained weights; see `initial_mixture`."""
+        self.prior.fit_initial([ops.convert_to_numpy(v) for v in self.variables], least_bits)

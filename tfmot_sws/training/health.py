@@ -11,6 +11,8 @@ from tfmot_sws.backend.scalars import to_float
 _LOST = 0.2
 # A network has learned something if its error loss lies so much below that by chance.
 _LEARNED = 0.1
+# How far the size of the file may lie from the one that was asked for.
+_NEAR_TARGET = 0.03
 # From here on its outputs hardly depend on its inputs.
 _CONSTANT = 0.9
 
@@ -30,6 +32,8 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
             "stripping changes what the network computes. Train to the end of the epochs "
             "that fit was given, or with a snap schedule that ends at 1."
         )
+    if part_off := _off_target(parts[0].sharing):
+        problems.append(part_off)
     lost = max(to_float(part.sharing.lost_share) for part in parts)
     if lost > _CONSTANT:
         problems.append(
@@ -42,6 +46,20 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
             f"what it had learned is lost. {_way_out(parts)}"
         )
     return problems
+
+
+def _off_target(sharing: Any) -> str:
+    """Words if the file is not of the size that was asked for; empty if it is."""
+    if sharing.target is None:
+        return ""
+    asked, size = sharing.control.asked, sharing.control.size
+    if not size or abs(size / asked - 1.0) <= _NEAR_TARGET:
+        return ""
+    return f"The file will take {size:,.0f} bytes; {sharing.target} asks for {asked:,.0f}. " + (
+        "Train for more epochs, or ask for a larger file."
+        if size > asked
+        else "Train with a larger num_components, or ask for a smaller file."
+    )
 
 
 def share_of_lost(before: float, now: float, by_chance: float) -> float:
@@ -66,9 +84,13 @@ def share_of_lost(before: float, now: float, by_chance: float) -> float:
 
 
 def _way_out(parts: Sequence[Any]) -> str:
-    tau = to_float(parts[0].complexity_weight)
+    sharing = parts[0].sharing
+    if sharing.target:
+        other = f"a larger file than {sharing.target}"
+    else:
+        tau = to_float(parts[0].complexity_weight)
+        other = f"a smaller complexity_weight than {tau:.2g}, say a third of it"
     return (
-        "Start again from the pretrained model, with more epochs or with a smaller "
-        f"complexity_weight than {tau:.2g}, say a third of it; and see that plain fit of the "
-        "pretrained model keeps its accuracy at this learning rate."
+        f"Start again from the pretrained model, with more epochs or with {other}; and see "
+        "that plain fit of the pretrained model keeps its accuracy at this learning rate."
     )

@@ -6,20 +6,26 @@ error as users expect; logs show both parts.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from tfmot_sws.backend.compiling import in_compiled_step, traced
 from tfmot_sws.backend.gradients import last_gradient
+from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.snapping import Part, snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.complexity_weight import resolve
 from tfmot_sws.training.groups import WeightGroup
+from tfmot_sws.training.size_target import ControlState, SizeTarget
 
 Tensor = Any
 
@@ -28,6 +34,8 @@ Tensor = Any
 # step they would add 0.4 ms to the 2.4 ms of LeNet-300-100 (docs/experiments.md, 17). Means
 # move slowly, so that one step in four is enough.
 _MEANS_PERIOD = 4
+# Of all widths, before a target's training begins.
+_MOST_HALVINGS = 6
 
 
 class WeightSharing(keras.layers.Layer):
@@ -42,6 +50,8 @@ class WeightSharing(keras.layers.Layer):
         complexity_weight: tau, the value that schedules scale; `None` for the default.
         train_size: N, or `None` while unknown.
         preserve_sparsity: whether weights of kernels that are zero stay zero.
+        target: the size that the file is to have, or its arguments by name; `None` where
+            tau decides.
 
     Attributes:
         groups: `WeightGroup` records.
@@ -56,6 +66,7 @@ class WeightSharing(keras.layers.Layer):
             rise of the error loss over that to be had by chance. 0 while unknown.
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
+        is_settled: whether this epoch began with the rule fixed and the snap complete.
         is_measured: whether calls of a tf_keras model are to give the error loss alone.
     """
 
@@ -68,6 +79,7 @@ class WeightSharing(keras.layers.Layer):
         complexity_weight: float | None = None,
         train_size: int | None = None,
         preserve_sparsity: bool = False,
+        target: SizeTarget | dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name="sharing", dtype="float32", autocast=False)
         self.choices = tuple(choices)
@@ -75,6 +87,7 @@ class WeightSharing(keras.layers.Layer):
         self.train_size = train_size
         self.steps_per_epoch: int | None = None
         self.preserve_sparsity = preserve_sparsity
+        self.target = SizeTarget(**target) if isinstance(target, dict) else target
         self.groups = tuple(
             WeightGroup.over(weights, positions, prior, preserve_sparsity=preserve_sparsity)
             for prior, positions in groups
@@ -89,7 +102,8 @@ class WeightSharing(keras.layers.Layer):
         self.complexity_sum = self._scalar("complexity_sum")
         self.first_loss = self._scalar("first_loss")
         self.lost_share = self._scalar("lost_share")
-        self.is_renewed = self.is_measured = False
+        self._control = self._state("control", ControlState()) if self.target else None
+        self.is_renewed = self.is_measured = self.is_settled = False
         self._programs: dict[str, Any] = {}
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0
@@ -97,11 +111,15 @@ class WeightSharing(keras.layers.Layer):
         self.complexity_weight.assign(self._base_weight())
 
     def _scalar(self, name: str) -> keras.Variable:
+        return self._state(name, 0.0)
+
+    def _state(self, name: str, value: Any) -> keras.Variable:
+        value = np.asarray(value, np.float32)
         return self.add_weight(
             name=name,
-            shape=(),
+            shape=value.shape,
             dtype="float32",
-            initializer="zeros",
+            initializer=lambda _, dtype=None: ops.convert_to_tensor(value, dtype),
             trainable=False,
             aggregation="only_first_replica",
             autocast=False,
@@ -115,7 +133,28 @@ class WeightSharing(keras.layers.Layer):
     def _base_weight(self) -> float:
         """The tau that schedules scale; 0 while N is unknown and none was given."""
         size = sum(group.size for group in self.groups)
-        return resolve(self.base_complexity_weight, self.train_size, size) or 0.0
+        weight = resolve(self.base_complexity_weight, self.train_size, size) or 0.0
+        return weight * math.exp(self.control.log_gain)
+
+    @property
+    def control(self) -> ControlState:
+        """Where the control of the size stands; its default where there is no target."""
+        if self._control is None:
+            return ControlState()
+        return ControlState(*ops.convert_to_numpy(self._control).tolist())
+
+    @control.setter
+    def control(self, state: ControlState) -> None:
+        assert self._control is not None
+        self._control.assign(np.asarray(state, np.float32))
+
+    @property
+    def coarseness(self) -> float:
+        """How much finer than the default a target has components told apart, 0 to 1.
+
+        It is the factor on the squared assignment widths.
+        """
+        return min(1.0, math.exp(self.control.log_gain + 2.0 * self.control.log_width))
 
     def anneal(
         self, *, complexity: float, snap: float, stddev: float, assignment: float
@@ -129,8 +168,10 @@ class WeightSharing(keras.layers.Layer):
     def set_widths(self) -> None:
         """Sets all widths from what is known of the sensitivities, times schedules' factors."""
         price = self._base_weight() / float(self.train_size or 1)
+        stddev, assignment = self._width_factors
+        assignment *= math.exp(self.control.log_width)
         for group in self.groups:
-            group.prior.set_widths(*self._width_factors, price)
+            group.prior.set_widths(stddev, assignment, price)
 
     @property
     def renewal_period(self) -> int:
@@ -165,6 +206,19 @@ class WeightSharing(keras.layers.Layer):
         factor = ops.convert_to_tensor(self._loss_factor(), "float32")
         for group, packed in zip(self.groups, self._run("_evaluated", factor), strict=True):
             group.held.assign(packed)
+
+    def tensor_counts(self, factor: float = 1.0) -> list[NDArray[np.floating]]:
+        """Number of weights in each component, for each mixture (T, K).
+
+        Args:
+            factor: on the assignment widths as they are.
+        """
+        counts = self._run("_tensor_counts", ops.convert_to_tensor(factor, "float32"))
+        return [ops.convert_to_numpy(of_group) for of_group in counts]
+
+    def _tensor_counts(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Tensor]:
+        pairs = self._groups_at(weights, of_priors)
+        return [group.prior.count(tensors, factor) for group, tensors in pairs]
 
     def _run(self, method: str, *arguments: Tensor) -> list[Any]:
         """Calls a method, which must be pure, as one program.
@@ -262,6 +316,7 @@ class WeightSharing(keras.layers.Layer):
             "complexity_weight": self.base_complexity_weight,
             "train_size": self.train_size,
             "preserve_sparsity": self.preserve_sparsity,
+            "target": None if self.target is None else dataclasses.asdict(self.target),
         }
 
     @classmethod
@@ -288,6 +343,7 @@ def share_weights(
     choices: Sequence[WeightChoice],
     positions: Sequence[list[int]],
     make_prior: Callable[[int], GaussianMixturePrior],
+    least_bits: float = 0.0,
     **settings: Any,
 ) -> WeightSharing:
     """Mixtures laid over the pretrained weights of a model.
@@ -297,10 +353,29 @@ def share_weights(
         choices: what was decided about each of `view.weights`.
         positions: of the variables of each mixture in `view.weights`.
         make_prior: makes a mixture for a number of tensors.
+        least_bits: entropy that the first assignment is to have, in bits a weight.
         settings: as of `WeightSharing`.
     """
     groups = [(make_prior(len(group)), group) for group in positions]
     sharing = WeightSharing(view.weights, choices, groups, **settings)
     for group in sharing.groups:
-        group.fit_initial()
+        group.fit_initial(least_bits)
+    if least_bits:
+        _open_up(sharing, least_bits)
     return sharing
+
+
+def _open_up(sharing: WeightSharing, least_bits: float) -> None:
+    """Narrows all widths until the assignment has so many bits a weight.
+
+    Proportions follow the usage: components that have no weights at first are not to be had
+    any more when they are needed.
+    """
+    for halvings in range(_MOST_HALVINGS):
+        counts = [of_tensor for group in sharing.tensor_counts() for of_tensor in group]
+        bits = sum(entropy_bits(of_tensor) * of_tensor.sum() for of_tensor in counts)
+        if bits >= least_bits * sum(of_tensor.sum() for of_tensor in counts):
+            return
+        log_width = -(halvings + 1) * math.log(2.0)
+        sharing.control = sharing.control._replace(log_width=log_width)
+        sharing.set_widths()

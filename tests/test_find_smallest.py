@@ -1,0 +1,314 @@
+"""Searches: what is asked for next, what is given back, and what lies in the folder."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+import tfmot_sws as sws
+from tfmot_sws.training import smallest
+from tfmot_sws.training.monitored import is_better_higher
+from tfmot_sws.training.search_result import Trial
+from tfmot_sws.training.smallest import next_ratio
+
+# A network of 450 weights misses its target in a dozen steps, or forgets, and says so.
+MAY_MISS = pytest.mark.filterwarnings("ignore:The file will take|.*learned is lost")
+
+
+def trial(number, ratio, drop, met=None, start=0):
+    """A training as it would be recorded; 0.01 worse is allowed."""
+    return Trial(
+        number=number,
+        start=start,
+        asked=ratio,
+        ratio=ratio,
+        size=round(10**6 / ratio),
+        value=0.9 - drop,
+        drop=drop,
+        met=drop <= 0.01 if met is None else met,
+        seconds=1.0,
+        file=f"training-{number:02d}.sws",
+    )
+
+
+# What is asked for next.
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({}, 16),
+        ({16: 0.0}, 32),
+        ({16: 0.0, 32: 0.0}, 50),  # No more than can be had.
+        ({16: 0.0, 32: 0.0, 48: 0.0}, None),  # Hardly less than that.
+        ({16: 0.5}, 8),
+        ({16: 0.5, 8: 0.4, 4: 0.3}, None),  # Half of 4 is not worth it.
+        ({16: 0.0, 32: 0.02}, 16 * 2**0.5),
+        ({16: 0.0, 32: 10.0}, 16 * 2**0.3),  # Not nearer to an end.
+        ({16: 0.009, 17: 0.02}, None),
+        ({16: float("nan")}, 8),
+    ],
+)
+def test_next_ratio(ratios, expected):
+    trials = [trial(i + 1, ratio, drop) for i, (ratio, drop) in enumerate(ratios.items())]
+    found = next_ratio(trials, 0.01, largest=50)
+    assert found == (pytest.approx(expected) if expected else None)
+
+
+@pytest.mark.parametrize("limit", [7.0, 16.0, 29.0, 300.0])
+@pytest.mark.parametrize("best", [3.0, 5.0, 40.0, 1000.0])
+def test_a_search_ends_near_the_best(best, limit):
+    """Of a network that keeps its accuracy up to a ratio, and then loses it smoothly."""
+    trials = []
+    while (ratio := next_ratio(trials, 0.01, limit)) is not None:
+        trials.append(trial(len(trials) + 1, ratio, 0.01 * np.log(ratio) / np.log(best)))
+        assert len(trials) < 12
+    good = [t.ratio for t in trials if t.met]
+    reachable = min(best, limit)
+    if reachable >= 4.0 * 2:
+        assert max(good) >= reachable / 1.15
+        assert max(good) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_higher"),
+    [
+        ("accuracy", True),
+        ("val_sparse_categorical_accuracy", True),
+        ("auc", True),
+        ("mean_io_u", None),
+        ("iou", True),
+        ("loss", False),
+        ("val_head_loss", False),
+        ("mae", False),
+        ("root_mean_squared_error", False),
+        ("score", None),
+    ],
+)
+def test_direction_by_name(name, is_higher):
+    if is_higher is None:
+        with pytest.raises(ValueError, match="mode='max' or mode='min'"):
+            is_better_higher(name, "auto")
+    else:
+        assert is_better_higher(name, "auto") is is_higher
+    assert is_better_higher(name, "max")
+    assert not is_better_higher(name, "min")
+
+
+# A search of a small network.
+
+
+def network(library, loss="mse", metrics=("mae",)):
+    library.utils.set_random_seed(0)
+    model = library.Sequential(
+        [
+            library.layers.Input((16,)),
+            library.layers.Dense(24, activation="relu", name="first"),
+            library.layers.Dense(2, name="last"),
+        ],
+        name="net",
+    )
+    model.compile(library.optimizers.Adam(1e-2), loss, metrics=list(metrics))
+    return model
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.standard_normal((96, 16)).astype("float32")
+    y = (x @ rng.standard_normal((16, 2))).astype("float32")
+    return (x[:64], y[:64]), (x[64:], y[64:])
+
+
+@MAY_MISS
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_search_gives_the_smallest_that_is_good_enough(library, data, tmp_path, capsys):
+    model = network(library)
+    model.fit(*data[0], epochs=20, verbose=0)
+    before = [w.copy() for w in model.get_weights()]
+    baseline = model.evaluate(*data[1], verbose=0, return_dict=True)["mae"]
+    result = sws.find_smallest(
+        model, *data, epochs=3, max_drop=2.0, max_trainings=2, folder=tmp_path, batch_size=16
+    )
+    assert result.met
+    assert result.metric == "mae"
+    assert result.baseline == pytest.approx(baseline)
+    assert len(result.trials) == 2
+    assert result.chosen.size == min(t.size for t in result.trials if t.met)
+    # The model is the one in the file, and as good as is said.
+    plain = result.model
+    for left, right in zip(
+        plain.get_weights(),
+        sws.load_compressed(tmp_path / result.chosen.file).get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+    found = np.mean(np.abs(plain.predict(data[1][0], verbose=0) - data[1][1]))
+    assert found == pytest.approx(result.chosen.value, rel=1e-4)
+    assert found - baseline == pytest.approx(result.chosen.drop, abs=1e-4)
+    # The given model is as it was.
+    for left, right in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(left, right)
+    said = capsys.readouterr().out
+    assert "Training 2:" in said
+    assert "good enough" in said
+    assert str(result.chosen.number) in str(result)
+    # Another call finds all trainings done.
+    again = sws.find_smallest(
+        model,
+        *data,
+        epochs=3,
+        max_drop=2.0,
+        max_trainings=2,
+        folder=tmp_path,
+        batch_size=16,
+        verbose=0,
+    )
+    assert again.trials == result.trials
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="holds another search, with other max_drop"):
+        sws.find_smallest(model, *data, epochs=3, max_drop=1.0, folder=tmp_path)
+
+
+@MAY_MISS
+def test_a_killed_search_goes_on(data, tmp_path, monkeypatch):
+    model = network(keras)
+    options = {"epochs": 2, "max_drop": 50.0, "max_trainings": 2, "folder": tmp_path}
+
+    def stop(self, trials):
+        write(self, trials)
+        raise KeyboardInterrupt
+
+    write = smallest._Search._write
+    monkeypatch.setattr(smallest._Search, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sws.find_smallest(model, *data, verbose=0, **options)
+    monkeypatch.undo()
+    first = json.loads((tmp_path / "search.json").read_text())["trials"]
+    assert len(first) == 1
+    result = sws.find_smallest(model, *data, verbose=0, **options)
+    assert [t.number for t in result.trials] == [1, 2]
+    assert result.to_dicts()[0] == first[0]
+    # The second began with the network of the first, which was good enough.
+    assert result.trials[1].start == 1
+
+
+@MAY_MISS
+def test_a_condition_that_nothing_meets_is_told(data):
+    model = network(keras)
+    model.fit(*data[0], epochs=5, verbose=0)
+    with pytest.warns(UserWarning, match="None of 1 trainings kept loss within -100 of the"):
+        result = sws.find_smallest(
+            model, *data, epochs=1, max_drop=-100, metric="loss", max_trainings=1, verbose=0
+        )
+    assert not result.met
+    assert result.chosen is result.trials[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1; received 0"),
+        ({"max_trainings": 1.5}, "max_trainings must be an integer"),
+        ({"max_drop": float("nan")}, "max_drop must be a finite number"),
+        ({"metric": "accuracy"}, "metric='accuracy' is none of the compiled ones: loss, mae"),
+        ({"mode": "best"}, "mode must be"),
+        ({"target_ratio": 20}, "chooses the sizes itself; received target_ratio"),
+        ({"complexity_weight": 1.0}, "received complexity_weight"),
+        ({"train_data": iter([])}, "train_data is read for each training"),
+        ({"validation_data": None}, "validation_data is read for each training"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_training(change, message, data):
+    arguments = {"train_data": data[0], "validation_data": data[1], "epochs": 1, **change}
+    with pytest.raises(ValueError, match=message):
+        sws.find_smallest(network(keras), **arguments)
+
+
+def test_models_that_cannot_be_searched(data):
+    with pytest.raises(TypeError, match="expects a built Keras model"):
+        sws.find_smallest("model", *data, epochs=1)
+    with pytest.raises(TypeError, match="no argument exlude"):
+        sws.find_smallest(network(keras), *data, epochs=1, exlude="head")
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="is not compiled"):
+        sws.find_smallest(model, *data, epochs=1)
+    with pytest.raises(ValueError, match="wraps the pretrained model itself"):
+        sws.find_smallest(sws.apply_soft_weight_sharing(model), *data, epochs=1)
+
+
+def test_the_front_and_the_points():
+    trials = tuple(
+        trial(i + 1, *pair) for i, pair in enumerate([(16, 0.0), (64, 0.03), (32, 0.04)])
+    )
+    result = sws.SearchResult(None, True, trials[0], trials, "accuracy", 0.9, 0.01)
+    assert [t.number for t in result.front] == [2, 1]
+    ax = sws.visualization.plot_tradeoff(result.points)
+    assert ax.get_xscale() == "log"
+
+
+# The front of one training.
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_front_keeps_what_no_other_epoch_beats(library, data, tmp_path):
+    model = network(library)
+    shared = sws.apply_soft_weight_sharing(model)
+    shared.compile(library.optimizers.Adam(1e-2), "mse")
+    front = sws.ParetoFront(tmp_path / "front")
+    callbacks = [sws.AnnealAndMerge(), front]
+    history = shared.fit(
+        *data[0], validation_data=data[1], epochs=10, verbose=0, callbacks=callbacks
+    )
+    losses = history.history["val_loss"]
+    # Only epochs from 70 % on, whose networks are what stripping gives.
+    assert front.records
+    assert min(record.epoch for record in front.records) > 7
+    files = {path.name for path in (tmp_path / "front").glob("*.sws")}
+    assert files == {record.file for record in front.records}
+    sizes = [record.size for record in front.records]
+    values = [record.value for record in front.records]
+    assert sizes == sorted(sizes)
+    assert values == sorted(values, reverse=True)
+    for record in front.records:
+        assert record.value == pytest.approx(losses[record.epoch - 1], rel=1e-6)
+        small = sws.load_compressed(tmp_path / "front" / record.file)
+        outputs = small.predict(data[1][0], verbose=0)
+        assert np.mean((outputs - data[1][1]) ** 2) == pytest.approx(record.value, rel=1e-3)
+    stored = json.loads((tmp_path / "front" / "front.json").read_text())
+    assert [record["file"] for record in stored] == [record.file for record in front.records]
+
+
+def test_the_front_drops_what_is_beaten(tmp_path):
+    front = sws.ParetoFront(tmp_path, "val_accuracy")
+
+    def offer(epoch, size, value):
+        record = sws.FrontRecord(epoch, size, value, f"epoch-{epoch:04d}.sws")
+        (tmp_path / record.file).touch()
+        front._take_in(record)
+        kept = sorted(int(path.stem[-4:]) for path in tmp_path.glob("*.sws"))
+        assert kept == sorted(record.epoch for record in front.records)
+        return kept
+
+    assert offer(1, 100, 0.90) == [1]
+    assert offer(2, 90, 0.89) == [1, 2]
+    assert offer(3, 100, 0.90) == [1, 2]  # No better than the first.
+    assert offer(4, 95, 0.88) == [1, 2]
+    assert offer(5, 90, 0.91) == [5]
+    assert offer(6, 80, 0.5) == [5, 6]
+
+
+def test_a_front_needs_what_it_monitors(data, tmp_path):
+    with pytest.raises(ValueError, match="Pass mode="):
+        sws.ParetoFront(tmp_path, "score")
+    shared = sws.apply_soft_weight_sharing(network(keras))
+    shared.compile("adam", "mse")
+    callbacks = [sws.AnnealAndMerge(), sws.ParetoFront(tmp_path)]
+    with pytest.raises(
+        ValueError, match=r"monitors 'val_loss', which the logs do not hold.*loss"
+    ):
+        shared.fit(*data[0], epochs=10, verbose=0, callbacks=callbacks)
+    model = network(keras)
+    with pytest.raises(ValueError, match="ParetoFront works on a model wrapped"):
+        model.fit(*data[0], verbose=0, callbacks=[sws.ParetoFront(tmp_path)])

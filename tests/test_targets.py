@@ -1,0 +1,252 @@
+"""A stated size: read, refused where no training can reach it, and reached."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+import tfmot_sws as sws
+from tfmot_sws.training.file_meter import FileMeter
+from tfmot_sws.training.size_control import SizeControl
+from tfmot_sws.training.size_target import FileSize, SizeTarget
+from tfmot_sws.training.strip import stripped_values
+
+LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
+
+
+def network(library=keras, units=40):
+    """2,050 weights and four vectors of a BatchNorm."""
+    layers = library.layers
+    library.utils.set_random_seed(3)
+    return library.Sequential(
+        [
+            layers.Input((32,)),
+            layers.Dense(units, name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Dense(10, name="last"),
+        ],
+        name="net",
+    )
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.standard_normal((128, 32)).astype("float32")
+    return x, (x @ rng.standard_normal((32, 10))).astype("float32")
+
+
+def fit(shared, data, epochs=10, **kwargs):
+    return shared.fit(
+        *data,
+        epochs=epochs,
+        batch_size=16,
+        verbose=0,
+        **{"callbacks": [sws.AnnealAndMerge()], **kwargs},
+    )
+
+
+def compiled(model, library=keras, **settings):
+    shared = sws.apply_soft_weight_sharing(model, **settings)
+    shared.compile(library.optimizers.Adam(3e-3), "mse", jit_compile=False)
+    return shared
+
+
+# What can be asked for.
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("50 kB", 50_000),
+        ("50kb", 50_000),
+        ("64 KiB", 65_536),
+        (" 1.5 MB ", 1_500_000),
+        ("2 mib", 2 << 20),
+        ("800 B", 800),
+        ("800", 800),
+        (800, 800),
+        (np.float32(800), 800),
+    ],
+)
+def test_sizes_may_be_text(text, size):
+    target = SizeTarget.of(None, text, None)
+    assert target.num_bytes(10**6, FileSize(900, 100), 1000) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("target_ratio", [1, 0, -3, math.inf, math.nan, "20x", True, [20]]),
+        ("target_size", [0, -5, math.nan, math.inf, "", "kB", "5 GB", "1e3", "-5 kB", False]),
+        ("target_bits", [0, 8.5, -1, math.nan, "1", True]),
+    ],
+)
+def test_bad_targets_are_refused(name, values):
+    model = network()
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name}.*received"):
+            sws.apply_soft_weight_sharing(model, **{name: value})
+    # Nothing has happened to the model.
+    assert not hasattr(model, "sharing")
+
+
+def test_one_target_only():
+    with pytest.raises(ValueError, match="one target only; received target_ratio=20, target_b"):
+        sws.apply_soft_weight_sharing(network(), target_ratio=20, target_bits=1)
+    with pytest.raises(ValueError, match="target_ratio=20 decides about complexity_weight"):
+        sws.apply_soft_weight_sharing(network(), target_ratio=20, complexity_weight=0.1)
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+def test_impossible_sizes_are_refused_with_the_limit(library):
+    model = network(library)
+    smallest = sws.coded_sizes(zeroed(model)).total
+    with pytest.raises(ValueError, match=rf"Ask for more than {smallest:,} bytes\."):
+        sws.apply_soft_weight_sharing(model, target_size=smallest)
+    with pytest.raises(ValueError, match="which is a ratio of"):
+        sws.apply_soft_weight_sharing(model, target_ratio=1000)
+    with pytest.raises(ValueError, match=r"8 bits a shared weight\. Ask for less than"):
+        sws.apply_soft_weight_sharing(model, target_ratio=1.5)
+    sws.apply_soft_weight_sharing(model, target_size=smallest + 100)
+
+
+def zeroed(model):
+    """A copy whose kernels and biases of dense layers are zero."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(
+        [
+            np.zeros_like(w) if "dense" in type(layer).__name__.lower() else w
+            for layer in model.layers
+            for w in layer.get_weights()
+        ]
+    )
+    return copy
+
+
+def test_more_bits_take_more_components():
+    def components(**target):
+        shared = sws.apply_soft_weight_sharing(network(), **target)
+        return shared.groups[0].prior.num_components
+
+    found = [components(target_bits=bits) for bits in (0.5, 1.9, 2.5, 3.5, 8)]
+    assert found == [16, 16, 64, 128, 256]
+    assert components(target_bits=4.5, num_components=20) == 20
+
+
+def test_a_layer_has_no_target():
+    with pytest.raises(ValueError, match="whole model; received layer 'alone'"):
+        sws.apply_soft_weight_sharing(
+            tf_keras.layers.Dense(3, name="alone"), train_size=10, target_ratio=20
+        )
+
+
+# What is reached.
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+@pytest.mark.parametrize("target", [{"target_size": "1.1 kB"}, {"target_bits": 1.5}])
+def test_the_file_has_the_size(library, target, data, tmp_path):
+    shared = compiled(network(library), library, **target)
+    history = fit(shared, data).history
+    small = sws.strip_soft_weight_sharing(shared)
+    sws.save_compressed(small, tmp_path / "small.sws")
+    size = (tmp_path / "small.sws").stat().st_size
+    asked = 1100 if "target_size" in target else asked_by_bits(small)
+    assert size == pytest.approx(asked, rel=0.03)
+    dense = sws.compression_report(small).dense_bytes
+    assert history["target_ratio"][-1] == pytest.approx(dense / asked, rel=0.01)
+    assert history["compression_ratio"][-1] == pytest.approx(dense / size, rel=0.02)
+
+
+def asked_by_bits(small, bits=1.5):
+    report = sws.compression_report(small)
+    shared = [t for t in report.tensors if "norm" not in t.path]
+    parts = report.coded
+    spent = parts.codebooks + sum(t.coded_bytes for t in shared)
+    return parts.total - spent + bits * sum(t.size for t in shared) / 8
+
+
+def test_the_estimate_is_near_the_file(data, monkeypatch):
+    """Between two measurements, at every update of a training of few steps.
+
+    Where it decides, after the planned size has fallen to the end, it is nearer.
+    """
+    ratios = {}
+    update = SizeControl.update
+
+    def compare(self, fraction, rule_end):
+        update(self, fraction, rule_end)
+        if fraction > 0.06:
+            size = self._meter.measure(stripped_values(self._model)).total
+            ratios[fraction] = self._sharing.control.size / size
+
+    monkeypatch.setattr(SizeControl, "update", compare)
+    fit(compiled(network(), target_size=1100), data, epochs=6)
+    assert len(ratios) > 30
+    np.testing.assert_allclose(list(ratios.values()), 1.0, atol=0.12)
+    late = [ratio for fraction, ratio in ratios.items() if fraction > 0.6]
+    np.testing.assert_allclose(late, 1.0, atol=0.02)
+
+
+def test_a_target_that_is_missed_is_told(data):
+    """One component beside zero cannot take six bits a weight."""
+    shared = compiled(network(), target_bits=6, num_components=2)
+    with pytest.warns(UserWarning, match=r"target_bits=6 asks for .* larger num_components"):
+        fit(shared, data, epochs=2)
+    with pytest.warns(UserWarning, match="target_bits=6 asks for"):
+        sws.strip_soft_weight_sharing(shared)
+
+
+def test_a_resumed_training_ends_the_same(data, tmp_path):
+    """Interrupted twice, the size and all values are those of one that was not."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch in stops:
+                stops.remove(epoch)
+                raise KeyboardInterrupt
+
+    def run(folder):
+        keras.utils.set_random_seed(0)
+        shared = compiled(network(), target_size=1100)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
+        callbacks = [sws.AnnealAndMerge(), backup, Stop()]
+        fit(shared, data, callbacks=callbacks, shuffle=False)
+        return shared
+
+    stops = []
+    whole = run("whole")
+    stops = [2, 8]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run("killed")
+    again = run("killed")
+    assert again.sharing.control == whole.sharing.control
+    for left, right in zip(stripped_values(again), stripped_values(whole), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_target_is_saved_and_loaded(tmp_path):
+    shared = sws.apply_soft_weight_sharing(network(), target_size="1.4 kB")
+    shared.sharing.control = shared.sharing.control._replace(log_gain=0.5, others=300.0)
+    shared.save(tmp_path / "shared.keras")
+    loaded = keras.models.load_model(tmp_path / "shared.keras")
+    assert loaded.sharing.target == SizeTarget(target_size=1400)
+    assert loaded.sharing.control == shared.sharing.control
+
+
+def test_the_meter_measures_what_is_saved(tmp_path):
+    model = network()
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    meter = FileMeter(model, kernels)
+    values = [np.round(np.asarray(v), 1) for v in model.variables]
+    size = meter.measure(values)
+    model.set_weights(values)
+    sws.save_compressed(model, tmp_path / "model.sws")
+    assert size.total == (tmp_path / "model.sws").stat().st_size
+    sizes = sws.coded_sizes(model)
+    shared = sum(n for path, n in sizes.variables if "kernel" in path)
+    assert size.shared == sizes.codebooks + shared

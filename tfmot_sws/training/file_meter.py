@@ -1,0 +1,108 @@
+"""Measures the `.sws` file that a model in training would become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.models.libraries import native, view_of
+from tfmot_sws.models.rebuild import float32_clone
+from tfmot_sws.training.size_target import FileSize, SizeTarget
+
+# An index of a codebook of 256 values takes as many.
+_MOST_BITS = 8.0
+
+
+class FileMeter:
+    """Measures files of one model with whatever values its variables have.
+
+    It keeps a plain copy of the model, because the architecture is part of the file.
+
+    Args:
+        model: the user's model, built.
+        shared: those of its variables that are under soft weight-sharing.
+
+    Raises:
+        ValueError: the model cannot be rebuilt from its configuration.
+    """
+
+    def __init__(self, model: Any, shared: Sequence[Any]) -> None:
+        self._plain = float32_clone(model)
+        self._sources = view_of(model).variables
+        taken = {id(native(variable)) for variable in shared}
+        self._is_shared = [id(native(v)) in taken for v in self._sources]
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of all variables, uncompressed."""
+        variables = view_of(self._plain).variables
+        return sum(ops.convert_to_numpy(variable).nbytes for variable in variables)
+
+    def measure(self, values: Sequence[NDArray[Any]]) -> FileSize:
+        """The size of the file with these values of `model.variables`."""
+        variables = view_of(self._plain).variables
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        sizes = self._sizes()
+        tensors = zip(self._is_shared, sizes.variables, strict=True)
+        shared = sum(size for is_shared, (_, size) in tensors if is_shared)
+        return FileSize(sizes.total, sizes.codebooks + shared)
+
+    def measure_smallest(self) -> FileSize:
+        """The size of the file in which all shared weights are zero."""
+        values = map(ops.convert_to_numpy, self._sources)
+        pairs = zip(values, self._is_shared, strict=True)
+        return self.measure([np.zeros_like(v) if is_shared else v for v, is_shared in pairs])
+
+    def _sizes(self) -> CodedSizes:
+        try:
+            return coded_sizes(self._plain)
+        except ValueError:
+            # The architecture cannot be stored: the file will hold the weights only.
+            return coded_sizes(self._plain, weights_only=True)
+
+
+def bits_to_spend(target: SizeTarget, model: Any, shared: Sequence[Any]) -> float:
+    """The bits that a shared weight may take for the file to have its size.
+
+    Args:
+        target: the size.
+        model: the user's model, with its pretrained weights.
+        shared: its variables that are to be shared.
+
+    Raises:
+        ValueError: what cannot be shared is larger already; or there are more bits to spend
+            than indices take; or the model cannot be rebuilt from its configuration.
+    """
+    meter = FileMeter(model, shared)
+    smallest = meter.measure_smallest()
+    num_weights = sum(math.prod(v.shape) for v in shared)
+    wanted = target.num_bytes(meter.dense_bytes, smallest, num_weights)
+    largest = smallest.others + _MOST_BITS * num_weights / 8
+    if wanted <= smallest.total:
+        raise ValueError(
+            f"{target} asks for a file of {wanted:,.0f} bytes, but {smallest.total:,} bytes "
+            f"of model '{model.name}' are no shared weights but architecture, normalisation, "
+            "and what else is not shared. Ask for more than "
+            f"{_in_words(target, meter.dense_bytes, smallest.total)}."
+        )
+    if wanted > largest:
+        raise ValueError(
+            f"{target} asks for a file of {wanted:,.0f} bytes, but that of model "
+            f"'{model.name}' takes {largest:,.0f} bytes at most: 8 bits a shared weight. Ask "
+            f"for less than {_in_words(target, meter.dense_bytes, largest)}."
+        )
+    return 8 * (wanted - smallest.others) / num_weights
+
+
+def _in_words(target: SizeTarget, dense_bytes: int, num_bytes: float) -> str:
+    """A limit in bytes, and as a ratio if the target is one."""
+    if target.target_ratio is None:
+        return f"{num_bytes:,.0f} bytes"
+    return f"{num_bytes:,.0f} bytes, which is a ratio of {dense_bytes / num_bytes:.1f}"

@@ -1,0 +1,121 @@
+"""Keeps, within one training, every epoch's network that no other beats."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import keras
+
+from tfmot_sws.coding.model_file import save_compressed
+from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.training.anneal import RunsInTfKeras
+from tfmot_sws.training.monitored import is_better_higher
+from tfmot_sws.training.strip import strip_soft_weight_sharing
+from tfmot_sws.whole_file import replacing
+
+_INDEX = "front.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontRecord:
+    """A network that was kept.
+
+    Args:
+        epoch: after which it was saved, from 1.
+        size: bytes of its file.
+        value: the monitored figure.
+        file: name of its file in the folder.
+    """
+
+    epoch: int
+    size: int
+    value: float
+    file: str
+
+
+class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
+    """Saves stripped networks that no other epoch's beats in both size and a figure.
+
+    It looks at the epochs that end with the rule fixed and the snap complete, as
+    `AnnealAndMerge` beside it tells: earlier networks are not what stripping would give. A
+    file that a later epoch beats in both is removed. A resumed training goes on with the
+    files that it finds in its folder.
+
+    Args:
+        folder: where the `.sws` files go, and `front.json` with the records; it is made if
+            it is missing.
+        monitor: name of the figure in the logs; one of the validation as a rule.
+        mode: "max" if a higher figure is better, "min" if a lower one is, "auto" to go by
+            the name.
+
+    Attributes:
+        records: a `FrontRecord` of each file, the smallest first.
+
+    Raises:
+        ValueError: the mode is unknown, or cannot be told from the name.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        mode: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+        self.monitor = monitor
+        self._sign = 1.0 if is_better_higher(monitor, mode) else -1.0
+        self.records: list[FrontRecord] = []
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Makes the folder, or reads what an interrupted training has left there."""
+        if not wrapped_parts(self.model):
+            raise ValueError(
+                "ParetoFront works on a model wrapped by apply_soft_weight_sharing; received "
+                f"{type(self.model).__name__}."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        index = self.folder / _INDEX
+        if index.exists():
+            self.records = [FrontRecord(**record) for record in json.loads(index.read_text())]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves the network if no other beats it."""
+        if not all(part.sharing.is_settled for part in wrapped_parts(self.model)):
+            return
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            raise ValueError(
+                f"ParetoFront monitors {self.monitor!r}, which the logs do not hold; they hold "
+                f"{sorted(logs or {})}. Pass validation_data= to fit, or another monitor=."
+            )
+        with warnings.catch_warnings():
+            # The end of `fit` says what went wrong, once.
+            warnings.simplefilter("ignore")
+            small = strip_soft_weight_sharing(self.model)
+        path = self.folder / f"epoch-{epoch + 1:04d}.sws"
+        save_compressed(small, path)
+        found = FrontRecord(epoch + 1, path.stat().st_size, float(value), path.name)
+        self._take_in(found)
+
+    def _take_in(self, found: FrontRecord) -> None:
+        others = [record for record in self.records if record.file != found.file]
+        if any(self._beats(record, found) for record in others):
+            beaten, kept = [found], others
+        else:
+            beaten = [record for record in others if self._beats(found, record)]
+            kept = [*(record for record in others if record not in beaten), found]
+        self.records = sorted(kept, key=lambda record: record.size)
+        with replacing(self.folder / _INDEX) as path:
+            path.write_text(json.dumps([dataclasses.asdict(r) for r in self.records], indent=1))
+        for record in beaten:
+            (self.folder / record.file).unlink(missing_ok=True)
+
+    def _beats(self, one: FrontRecord, other: FrontRecord) -> bool:
+        """Whether one is at least as good in both; of equal ones the first counts."""
+        return one.size <= other.size and self._sign * (one.value - other.value) >= 0

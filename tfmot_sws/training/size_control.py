@@ -1,0 +1,194 @@
+"""Steers a training so that the `.sws` file ends with the size that was asked for.
+
+Two loops. The fast one sets a common factor on all assignment widths so that the file, as it
+would be now, has the size that is planned for now; it needs no gradient and no training step.
+The slow one moves tau until that factor is 1, for then the widths are those that follow from
+tau and the sensitivities, and the prior pulls as strongly as it decides. (Control engineering
+calls this mid-ranging.) The planned size falls along a straight line, in logarithms, from
+the one at the beginning to the one asked for. When the rule of the assignment is fixed, tau
+is too, and the fast loop only makes up for what the weights drift.
+
+All state is in a variable of the wrapper, so that a killed and resumed training ends like an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.training.file_meter import FileMeter
+from tfmot_sws.training.schedules import linear
+from tfmot_sws.training.size_target import ControlState, FileSize
+from tfmot_sws.training.strip import stripped_values
+
+# The training fractions between which the planned size falls.
+_START, _END = 0.05, 0.6
+# The share of the factor on the widths that tau takes over at one update. Widths go as the
+# root of tau.
+_TAKEN_OVER = 0.1
+_LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
+# The largest factor on the widths while tau can still follow, and the error above which the
+# fast loop has failed.
+_WIDEST, _ANSWERED = math.log(10.0), 0.05
+# How the logarithm of the size falls with that of the widths, as a first guess and at most,
+# and how far one trial goes.
+_USUAL_SLOPE, _STEEPEST, _FLATTEST, _LONGEST_STEP = -0.7, -3.0, -0.1, 0.7
+# The fast loop ends once the size is this near, as a logarithm, or after so many trials.
+_NEAR, _TRIALS = 2e-3, 4
+# The file is measured, and not only estimated, once in this share of the training: coding
+# takes a second for 50,000 weights.
+_MEASURE_EVERY = 0.1
+# And once what indices ideally take has changed by so much, as a logarithm.
+_MOVED = 0.15
+
+
+class _Followed(NamedTuple):
+    """What the fast loop has come to: a state, and the logarithm of its size over the goal."""
+
+    state: ControlState
+    error: float
+
+
+class SizeControl:
+    """Controls the size of the file that a wrapped model becomes.
+
+    Args:
+        model: wrapped with a target.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._sharing = model, model.sharing
+        variables = [v for group in model.groups for v in group.variables]
+        self._num_weights = sum(group.size for group in model.groups)
+        self._meter = FileMeter(model.inner, variables)
+        self._dense_bytes = self._meter.dense_bytes
+
+    def update(self, fraction: float, rule_end: float) -> None:
+        """Sets the widths for the size that is planned at a training fraction, and tau.
+
+        Args:
+            fraction: of the training, 0 to 1.
+            rule_end: the fraction from which tau stays as it is.
+        """
+        if fraction < _START:
+            return
+        state = self._sharing.control
+        if _slot(fraction) > _slot(state.fraction) or self._has_moved(state):
+            state = self._measure(state)
+        if state.fraction < 0:
+            state = state._replace(start=math.log(self._estimate(state) / self._goal(state)))
+        remaining = linear(1.0, 0.0, start=_START, end=_END)(fraction)
+        goal = self._goal(state) * math.exp(state.start * remaining)
+        is_fixed = fraction >= rule_end
+        widest = _LARGEST_WIDTH if is_fixed else _WIDEST
+        state, error = self._follow(state._replace(fraction=fraction), goal, widest)
+        # A gain must not run away while the size does not answer; but where no width makes
+        # the file small enough, it is the pull that must grow.
+        if not is_fixed and error > -_ANSWERED:
+            push = max(error, state.log_width) if error > _ANSWERED else state.log_width
+            gain = state.log_gain + 2.0 * _TAKEN_OVER * push
+            state = state._replace(log_gain=_within(gain, _LARGEST_GAIN))
+        self._set(state)
+
+    def finish(self) -> None:
+        """Sets the widths by the measured size, not the estimate, for the last step."""
+        state = self._measure(self._sharing.control)
+        for _ in range(_TRIALS):
+            if abs(math.log(state.size / self._goal(state))) < _NEAR:
+                break
+            followed = self._follow(state, self._goal(state), _LARGEST_WIDTH)
+            state = self._measure(followed.state)
+        self._set(state)
+
+    def close(self) -> None:
+        """Notes the size of the finished file."""
+        self._set(self._measure(self._sharing.control))
+
+    def logs(self) -> dict[str, float]:
+        """The ratio as it stands, and the one that is asked for."""
+        state = self._sharing.control
+        size = self._estimate(state) if state.fraction >= 0 else self._measure(state).size
+        return {
+            "compression_ratio": self._dense_bytes / size,
+            "target_ratio": self._dense_bytes / self._goal(state),
+        }
+
+    def _goal(self, state: ControlState) -> float:
+        """The size that is asked for."""
+        size = FileSize(total=round(state.others), shared=0)
+        return self._sharing.target.num_bytes(self._dense_bytes, size, self._num_weights)
+
+    def _set(self, state: ControlState) -> None:
+        self._sharing.control = state._replace(asked=self._goal(state))
+        self._sharing.set_widths()
+
+    def _measure(self, state: ControlState) -> ControlState:
+        """With the sizes in the file as it would be written now."""
+        self._set(state)
+        size = self._meter.measure(stripped_values(self._model))
+        ideal = self._ideal_bytes()
+        return state._replace(
+            others=size.others, cost=size.shared / ideal, ideal=ideal, size=size.total
+        )
+
+    def _has_moved(self, state: ControlState) -> bool:
+        """Whether the indices are others than those that were measured."""
+        return abs(math.log(self._ideal_bytes() / max(state.ideal, 1.0))) > _MOVED
+
+    def _estimate(self, state: ControlState, log_factor: float = 0.0) -> float:
+        """Bytes of the file, by what was last measured and the counts as they are.
+
+        Args:
+            state: holds what a byte of entropy takes.
+            log_factor: logarithm of a factor on the widths as they are.
+        """
+        return state.others + state.cost * self._ideal_bytes(log_factor)
+
+    def _ideal_bytes(self, log_factor: float = 0.0) -> float:
+        """Entropy of the indices, and a float32 for each value but zero."""
+        bits = 0.0
+        for of_group in self._sharing.tensor_counts(math.exp(log_factor)):
+            bits += sum(entropy_bits(of_tensor) * of_tensor.sum() for of_tensor in of_group)
+            bits += 32 * np.count_nonzero(of_group.sum(axis=0)[1:])
+        return max(bits / 8, 1.0)
+
+    def _follow(self, state: ControlState, goal: float, widest: float) -> _Followed:
+        """Moves the factor on the widths until the estimated size is the goal.
+
+        Where each weight has its nearest value already, narrower widths change nothing: the
+        factor then stays where it was. Wider ones do sooner or later.
+
+        Args:
+            state: as the widths are now.
+            goal: bytes of the file.
+            widest: bound on the logarithm of the factor.
+        """
+        first = width = state.log_width
+        slope, last, best = _USUAL_SLOPE, None, None
+        for _ in range(_TRIALS):
+            size = self._estimate(state, width - first)
+            error = math.log(size / goal)
+            is_wider = error > 0 and width > state.log_width
+            if best is None or is_wider or abs(error) < abs(best.error) - _NEAR:
+                best = _Followed(state._replace(log_width=width, size=size), error)
+            if abs(error) < _NEAR:
+                break
+            if last is not None and width != last[0]:
+                slope = (error - last[1]) / (width - last[0])
+            last = width, error
+            step = -error / min(max(slope, _STEEPEST), _FLATTEST)
+            width = _within(width + _within(step, _LONGEST_STEP), widest)
+        assert best is not None
+        return best
+
+
+def _within(value: float, bound: float) -> float:
+    return min(max(value, -bound), bound)
+
+
+def _slot(fraction: float) -> int:
+    return math.floor(fraction / _MEASURE_EVERY + 1e-9)
