@@ -116,7 +116,8 @@ def share(model, data, epochs, **settings):
         steps.copy_model(model), complexity_weight=COMPLEXITY_WEIGHT, **settings
     )
     train(shared, data, epochs, RATES["share"], [sws.AnnealAndMerge()])
-    return sws.strip_soft_weight_sharing(shared)
+    # What comes after it trains on.
+    return sws.strip_soft_weight_sharing(shared, keep_statistics=True)
 
 
 def train(model, data, epochs, rate, callbacks=()):

@@ -97,7 +97,8 @@ def share(model, data, epochs, **settings):
     """Soft weight-sharing, of a Keras 3 or a tf_keras model."""
     shared = sws.apply_soft_weight_sharing(model, **settings)
     train(shared, data, epochs, 2e-3, [sws.AnnealAndMerge()])
-    return sws.strip_soft_weight_sharing(shared)
+    # What comes after it trains on.
+    return sws.strip_soft_weight_sharing(shared, keep_statistics=True)
 
 
 def quantize_aware(model, data, epochs, preserve_sparsity):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-import keras
+from tfmot_sws.models.libraries import library_of
+
+_REFERENCE: Final = 3
 
 
 def is_graph(layer: Any) -> bool:
     """Whether a layer is a model whose configuration says what feeds what."""
-    if not isinstance(layer, keras.Model) or not layer.built:
+    library = library_of(layer)
+    if not isinstance(layer, library.model) or not layer.built:
         return False
-    if isinstance(layer, keras.Sequential):
+    if isinstance(layer, library.sequential):
         return True
     try:
         config = layer.get_config()
@@ -39,9 +42,31 @@ def edges(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield sources[0], name
 
 
-def _is_plain(call: dict[str, Any]) -> bool:
+def in_training_mode(config: dict[str, Any]) -> set[str]:
+    """Names of the layers that a graph calls with training=True, or in a mode unknown."""
+    return {
+        entry["name"]
+        for entry in config["layers"]
+        if "output_layers" in config
+        and any(
+            kwargs.get("training")
+            for call in entry["inbound_nodes"]
+            for kwargs in _kwargs(call)
+        )
+    }
+
+
+def _is_plain(call: Any) -> bool:
     """Whether a layer is called for inference, not with training=True or a mask."""
-    return not any((call.get("kwargs") or {}).values())
+    return not any(value for kwargs in _kwargs(call) for value in kwargs.values())
+
+
+def _kwargs(call: Any) -> Iterator[dict[str, Any]]:
+    """The keywords of a call, which tf_keras keeps beside each of its tensors."""
+    if isinstance(call, dict):
+        yield call.get("kwargs") or {}
+        return
+    yield from (tensor[3] for tensor in call if len(tensor) > _REFERENCE)
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -54,10 +79,15 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _is_reference(value: Any) -> bool:
-    """Whether this is [layer, node, tensor], as configurations name a tensor."""
-    if not isinstance(value, list | tuple) or len(value) != 3:
+    """Whether this is [layer, node, tensor], as configurations name a tensor.
+
+    tf_keras adds the keywords of the call.
+    """
+    if not isinstance(value, list | tuple) or len(value) not in (_REFERENCE, _REFERENCE + 1):
         return False
-    return isinstance(value[0], str) and all(type(part) is int for part in value[1:])
+    number_parts = all(type(part) is int for part in value[1:_REFERENCE])
+    rest = value[_REFERENCE:]
+    return isinstance(value[0], str) and number_parts and all(isinstance(r, dict) for r in rest)
 
 
 def rewire(value: Any, renamed: dict[str, str]) -> Any:

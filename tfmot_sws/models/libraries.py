@@ -34,6 +34,7 @@ class Library:
         name: as it stands in a `.sws` file; empty for Keras 3.
         package: the first part of its modules' names.
         model: its class of models.
+        sequential: its class of models that are one layer after the other.
         layer: its class of layers.
         input: makes a symbolic input.
         saving: its module of the same name: serialisation, custom objects.
@@ -60,6 +61,7 @@ class Library:
     name: str
     package: str
     model: type[Any]
+    sequential: type[Any]
     layer: type[Any]
     input: Callable[..., Any]
     saving: Any
@@ -102,6 +104,7 @@ KERAS_3: Final = Library(
     name="",
     package="keras",
     model=keras.Model,
+    sequential=keras.Sequential,
     layer=keras.layers.Layer,
     input=keras.Input,
     saving=keras.saving,

@@ -16,7 +16,7 @@ from tfmot_sws.models.selection import (
 )
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing, TfKerasWrapped
-from tfmot_sws.tf_keras_adapter.variable_places import only_replaceable
+from tfmot_sws.tf_keras_adapter.variable_places import find_places, only_replaceable
 from tfmot_sws.tf_keras_adapter.views import ModelView
 from tfmot_sws.training.apply import SharingSettings, check_wrappable
 from tfmot_sws.training.shared_step import WeightSharing, share_weights
@@ -81,7 +81,13 @@ class SoftWeightSharingLayer(TfKerasWrapped, tf_keras.layers.Wrapper):
             choices = only_replaceable(self.layer, chosen)
         positions = group_by_scope(choices, "model")
         return share_weights(
-            view, choices, positions, settings.make_prior, **settings.of_step()
+            view,
+            choices,
+            positions,
+            settings.make_prior,
+            round_unshared=settings.round_unshared,
+            replaceable=find_places(self.layer),
+            **settings.of_step(),
         )
 
     def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
@@ -143,6 +149,8 @@ def wrap(model: Any, settings: SharingSettings) -> Any:
         settings.make_prior,
         settings.least_bits,
         **settings.of_step(),
+        round_unshared=settings.round_unshared,
+        replaceable=find_places(model),
     )
     return TfKerasSoftWeightSharing(model, sharing)
 

@@ -82,6 +82,7 @@ TF_KERAS: Final = Library(
     name="tf_keras",
     package="tf_keras",
     model=tf_keras.Model,
+    sequential=tf_keras.Sequential,
     layer=tf_keras.layers.Layer,
     input=tf_keras.Input,
     saving=tf_keras.saving,

@@ -35,7 +35,7 @@ class TfKerasWrapped(Wrapped):
     def _share(self, sharing: WeightSharing) -> None:
         """Takes over the mixtures; `inner` is built."""
         places = find_places(self.inner)
-        variables = [v for group in sharing.groups for v in group.variables]
+        variables = sharing.taken_variables
         # Past `__setattr__`: tf_keras would take a Keras 3 layer for one of its own.
         vars(self).update(
             sharing=sharing,

@@ -46,6 +46,7 @@ class SharingSettings:
     zero_proportion: float | BetaHyperprior | None
     options: PriorOptions | None
     preserve_sparsity: bool
+    round_unshared: bool = True
     target: SizeTarget | None = None
     # Not an argument: the entropy that a target needs at the beginning, in bits a weight.
     least_bits: float = 0.0
@@ -105,6 +106,7 @@ class SharingSettings:
             "prior": self.make_prior().get_config(),
             **{k: s if isinstance(s, str) else None for k, s in selectors.items()},
             "scope": self.scope,
+            "round_unshared": self.round_unshared,
             **self.of_step(),
         }
 
@@ -132,6 +134,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     zero_proportion: float | BetaHyperprior | None = None,
     options: PriorOptions | None = None,
     preserve_sparsity: bool = False,
+    round_unshared: bool = True,
 ) -> SoftWeightSharing:
     """Wraps a pretrained model so that ordinary training compresses it.
 
@@ -173,6 +176,9 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         preserve_sparsity: keep weights of kernels that are exactly zero, as after
             `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
             to the zero component. Biases train on from zero as ever.
+        round_unshared: round vectors that are not shared (scales and offsets of
+            normalisation, other biases) while training snaps, so that they take a byte or
+            less each. False: they stay float32.
 
     Returns:
         The wrapped model, not compiled. Its predictions are those of `model`. For a layer
@@ -207,6 +213,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         zero_proportion,
         options,
         preserve_sparsity,
+        round_unshared,
         SizeTarget.of(target_ratio, target_size, target_bits),
     )
     wrap = _library_of(model).wrap or _wrap
@@ -237,6 +244,7 @@ def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
         settings.make_prior,
         settings.least_bits,
         **settings.of_step(),
+        round_unshared=settings.round_unshared,
     )
     return SoftWeightSharing(model, sharing)
 

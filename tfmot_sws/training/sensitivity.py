@@ -122,19 +122,20 @@ def _take_in(sensitivities: keras.Variable, measured: NDArray[np.float64]) -> No
 def _squared_gradients(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArray[np.floating]:
     """A batch's error loss, that by chance, and the mean squared gradient in each tensor."""
     shared = [v for group in model.sharing.groups for v in group.variables]
-    taken = {id(v) for v in shared}
+    pairs = model.sharing.step(training=False)[0]
+    taken = {id(v) for v, _ in pairs}
     others = [v for v in model.inner.variables if id(v) not in taken]
+    rounded = pairs[len(shared) :]
     if model.sensitivity_program is None:
-        program = _Program(model, shared, others)
+        program = _Program(model, shared, [*(v for v, _ in rounded), *others])
         vars(model)["sensitivity_program"] = program if model.run_eagerly else traced(program)
-    snapped = [ops.stop_gradient(tensor) for _, tensor in model.sharing.step(training=False)[0]]
+    snapped = [ops.stop_gradient(tensor) for _, tensor in pairs[: len(shared)]]
+    fixed = [*(tensor for _, tensor in rounded), *(v.value for v in others)]
     data = keras.tree.map_structure(
         lambda array: None if array is None else ops.convert_to_tensor(array),
         (x, y, sample_weight),
     )
-    return ops.convert_to_numpy(
-        model.sensitivity_program(snapped, [v.value for v in others], *data)
-    )
+    return ops.convert_to_numpy(model.sensitivity_program(snapped, fixed, *data))
 
 
 class _Program:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tfmot_sws.backend.compiling import in_compiled_step, traced
 from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.libraries import native
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.snapping import Part, snap_to_means
@@ -26,6 +27,7 @@ from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.complexity_weight import resolve
 from tfmot_sws.training.groups import WeightGroup
 from tfmot_sws.training.size_target import ControlState, SizeTarget
+from tfmot_sws.training.unshared import Unshared
 
 Tensor = Any
 
@@ -52,6 +54,7 @@ class WeightSharing(keras.layers.Layer):
         preserve_sparsity: whether weights of kernels that are zero stay zero.
         target: the size that the file is to have, or its arguments by name; `None` where
             tau decides.
+        unshared: what is rounded beside the shared weights; `None` for nothing.
 
     Attributes:
         groups: `WeightGroup` records.
@@ -80,6 +83,7 @@ class WeightSharing(keras.layers.Layer):
         train_size: int | None = None,
         preserve_sparsity: bool = False,
         target: SizeTarget | dict[str, Any] | None = None,
+        unshared: Unshared | None = None,
     ) -> None:
         super().__init__(name="sharing", dtype="float32", autocast=False)
         self.choices = tuple(choices)
@@ -92,6 +96,7 @@ class WeightSharing(keras.layers.Layer):
             WeightGroup.over(weights, positions, prior, preserve_sparsity=preserve_sparsity)
             for prior, positions in groups
         )
+        self.unshared = unshared or Unshared(weights, is_rounded=False)
         # Keras saves the layers in public attributes, not those in records.
         self.tracked_layers = [
             layer for group in self.groups for layer in (group.prior, group.held)
@@ -253,8 +258,16 @@ class WeightSharing(keras.layers.Layer):
             with keras.StatelessScope(list(zip(group.prior.variables, values, strict=True))):
                 yield group, [ops.cast(variable, "float32") for variable in variables]
 
+    @property
+    def taken_variables(self) -> list[Any]:
+        """The variables whose places tensors take in a step, in the order of `step`."""
+        shared = [variable for group in self.groups for variable in group.variables]
+        return shared + self.unshared.taken_variables
+
     def step(self, *, training: bool) -> tuple[list[tuple[Any, Tensor]], list[Tensor]]:
         """The snapped weights, each with its variable; in training also the complexity loss.
+
+        Rounded vectors follow the weights, in the order of `taken_variables`.
 
         The mixture's variables, and the number of the step, must be read once only. While
         a loss is held, the update of a variable depends on no other reading of it, and
@@ -282,6 +295,8 @@ class WeightSharing(keras.layers.Layer):
             for group, tensors in zip(self.groups, moved, strict=True)
             for v, tensor in zip(group.variables, tensors, strict=True)
         ]
+        instead = {id(native(variable)): tensor for variable, tensor in snapped}
+        snapped += self.unshared.step(snap, instead)
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
@@ -317,6 +332,7 @@ class WeightSharing(keras.layers.Layer):
             "train_size": self.train_size,
             "preserve_sparsity": self.preserve_sparsity,
             "target": None if self.target is None else dataclasses.asdict(self.target),
+            "unshared": self.unshared.to_config(),
         }
 
     @classmethod
@@ -330,7 +346,10 @@ class WeightSharing(keras.layers.Layer):
             (GaussianMixturePrior.from_config(prior), positions)
             for prior, positions in config.pop("groups")
         ]
-        return cls(weights, choices, groups, **config)
+        unshared = config.pop("unshared", None)
+        if unshared is not None:
+            unshared = Unshared.from_config(unshared, weights)
+        return cls(weights, choices, groups, unshared=unshared, **config)
 
 
 def _means_factor(step: Tensor) -> Tensor:
@@ -344,6 +363,9 @@ def share_weights(
     positions: Sequence[list[int]],
     make_prior: Callable[[int], GaussianMixturePrior],
     least_bits: float = 0.0,
+    *,
+    round_unshared: bool = True,
+    replaceable: Container[int] | None = None,
     **settings: Any,
 ) -> WeightSharing:
     """Mixtures laid over the pretrained weights of a model.
@@ -354,10 +376,16 @@ def share_weights(
         positions: of the variables of each mixture in `view.weights`.
         make_prior: makes a mixture for a number of tensors.
         least_bits: entropy that the first assignment is to have, in bits a weight.
+        round_unshared: whether vectors that are not shared are rounded.
+        replaceable: the `id` of each variable whose place a tensor can take; `None` for all.
         settings: as of `WeightSharing`.
     """
     groups = [(make_prior(len(group)), group) for group in positions]
-    sharing = WeightSharing(view.weights, choices, groups, **settings)
+    model = getattr(view, "model", view)
+    unshared = Unshared.of(model, view.weights, choices, is_rounded=round_unshared)
+    if replaceable is not None:
+        unshared = unshared.only(replaceable)
+    sharing = WeightSharing(view.weights, choices, groups, unshared=unshared, **settings)
     for group in sharing.groups:
         group.fit_initial(least_bits)
     if least_bits:
