@@ -20,6 +20,7 @@ from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_n
 from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
+from tfmot_sws.prior.rounding import rounded_straight_through
 
 Tensor = Any
 
@@ -51,6 +52,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             proportions follow the usage.
         options: widths, hyperpriors and learning rates.
         num_tensors: number of the tensors under this mixture, T >= 1.
+        mean_bits: significant bits of the means; `None` for all of float32. The gradient
+            passes straight through the rounding.
 
     Attributes:
         alive: (K,), 1 for a slot whose component lives, else 0.
@@ -79,6 +82,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         zero_proportion: float | BetaHyperprior | None = None,
         options: PriorOptions | None = None,
         num_tensors: int = 1,
+        mean_bits: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name, dtype="float32", autocast=False)
@@ -88,6 +92,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         self.zero_proportion = zero_proportion
         self.options = options or PriorOptions()
         self.num_tensors = num_tensors
+        self.mean_bits = mean_bits
         self.kernels: tuple[bool, ...] = ()
         self._add_variables()
         self.built = True
@@ -153,8 +158,11 @@ class GaussianMixturePrior(keras.layers.Layer):
     def tensors(self) -> MixtureTensors:
         """The mixture as tensors, differentiable in the trained variables."""
         fields = self.by_field(_at_rate(self._trained, self._rates))
+        means = self._averaged(fields["means"])
+        if self.mean_bits is not None:
+            means = rounded_straight_through(means, self.mean_bits)
         return MixtureTensors(
-            ops.concatenate([ops.zeros((1,)), self._averaged(fields["means"])]),
+            ops.concatenate([ops.zeros((1,)), means]),
             fields["log_precisions"],
             self._log_proportions(fields),
         )
@@ -416,6 +424,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             else zero,
             "options": dataclasses.asdict(self.options),
             "num_tensors": self.num_tensors,
+            "mean_bits": self.mean_bits,
             "name": self.name,
         }
 

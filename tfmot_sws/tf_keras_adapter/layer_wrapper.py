@@ -85,7 +85,7 @@ class SoftWeightSharingLayer(TfKerasWrapped, tf_keras.layers.Wrapper):
             choices,
             positions,
             settings.make_prior,
-            round_unshared=settings.round_unshared,
+            rounding=settings.rounding,
             replaceable=find_places(self.layer),
             **settings.of_step(),
         )
@@ -149,7 +149,7 @@ def wrap(model: Any, settings: SharingSettings) -> Any:
         settings.make_prior,
         settings.least_bits,
         **settings.of_step(),
-        round_unshared=settings.round_unshared,
+        rounding=settings.rounding,
         replaceable=find_places(model),
     )
     return TfKerasSoftWeightSharing(model, sharing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -32,6 +32,9 @@ _USUAL_COMPONENTS, _MOST_COMPONENTS = 16, 256
 # left.
 _FEW_BITS, _BITS_TO_SPARE = 2.0, 0.7
 
+# Those of bfloat16.
+_MEAN_BITS: Final = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class SharingSettings:
@@ -46,7 +49,7 @@ class SharingSettings:
     zero_proportion: float | BetaHyperprior | None
     options: PriorOptions | None
     preserve_sparsity: bool
-    round_unshared: bool = True
+    rounding: bool = True
     target: SizeTarget | None = None
     # Not an argument: the entropy that a target needs at the beginning, in bits a weight.
     least_bits: float = 0.0
@@ -92,6 +95,7 @@ class SharingSettings:
             zero_proportion=self.zero_proportion,
             options=self.options,
             num_tensors=num_tensors,
+            mean_bits=_MEAN_BITS if self.rounding else None,
         )
 
     def of_step(self) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class SharingSettings:
             "prior": self.make_prior().get_config(),
             **{k: s if isinstance(s, str) else None for k, s in selectors.items()},
             "scope": self.scope,
-            "round_unshared": self.round_unshared,
+            "rounding": self.rounding,
             **self.of_step(),
         }
 
@@ -134,7 +138,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     zero_proportion: float | BetaHyperprior | None = None,
     options: PriorOptions | None = None,
     preserve_sparsity: bool = False,
-    round_unshared: bool = True,
+    rounding: bool = True,
 ) -> SoftWeightSharing:
     """Wraps a pretrained model so that ordinary training compresses it.
 
@@ -176,9 +180,9 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         preserve_sparsity: keep weights of kernels that are exactly zero, as after
             `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
             to the zero component. Biases train on from zero as ever.
-        round_unshared: round vectors that are not shared (scales and offsets of
-            normalisation, other biases) while training snaps, so that they take a byte or
-            less each. False: they stay float32.
+        rounding: round the means to 8 significant bits, and vectors that are not shared
+            (scales and offsets of normalisation, other biases) to 5 to 8, while training
+            snaps; see docs/how_it_works.md. False: they stay float32.
 
     Returns:
         The wrapped model, not compiled. Its predictions are those of `model`. For a layer
@@ -213,7 +217,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         zero_proportion,
         options,
         preserve_sparsity,
-        round_unshared,
+        rounding,
         SizeTarget.of(target_ratio, target_size, target_bits),
     )
     wrap = _library_of(model).wrap or _wrap
@@ -243,8 +247,8 @@ def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
         positions,
         settings.make_prior,
         settings.least_bits,
+        rounding=settings.rounding,
         **settings.of_step(),
-        round_unshared=settings.round_unshared,
     )
     return SoftWeightSharing(model, sharing)
 

@@ -364,7 +364,7 @@ def share_weights(
     make_prior: Callable[[int], GaussianMixturePrior],
     least_bits: float = 0.0,
     *,
-    round_unshared: bool = True,
+    rounding: bool = True,
     replaceable: Container[int] | None = None,
     **settings: Any,
 ) -> WeightSharing:
@@ -376,13 +376,13 @@ def share_weights(
         positions: of the variables of each mixture in `view.weights`.
         make_prior: makes a mixture for a number of tensors.
         least_bits: entropy that the first assignment is to have, in bits a weight.
-        round_unshared: whether vectors that are not shared are rounded.
+        rounding: whether vectors that are not shared are rounded.
         replaceable: the `id` of each variable whose place a tensor can take; `None` for all.
         settings: as of `WeightSharing`.
     """
     groups = [(make_prior(len(group)), group) for group in positions]
     model = getattr(view, "model", view)
-    unshared = Unshared.of(model, view.weights, choices, is_rounded=round_unshared)
+    unshared = Unshared.of(model, view.weights, choices, is_rounded=rounding)
     if replaceable is not None:
         unshared = unshared.only(replaceable)
     sharing = WeightSharing(view.weights, choices, groups, unshared=unshared, **settings)

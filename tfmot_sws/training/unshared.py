@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tfmot_sws.models.libraries import native
 from tfmot_sws.models.normalization import batch_norms
 from tfmot_sws.models.selection import WeightChoice, is_kernel
+from tfmot_sws.prior.rounding import power_of_two, round_significant
 
 Tensor = Any
 
@@ -39,8 +40,6 @@ SCALE_BITS: Final = 5
 # Of vectors of which nothing tells how exact they must be: those of bfloat16.
 _OTHER_BITS: Final = 8
 _SCALES, _OFFSETS = ("gamma", "scale"), ("beta",)
-# Powers of two below 2^-60 and above 2^60 are not told apart: quotients stay finite.
-_EXPONENTS: Final = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,11 +315,11 @@ class _Columns:
         return scale / root * (self.moving_mean - self.bias)
 
     def _spread(self) -> Tensor:
-        """The power of two at the root mean square of each affine's scale."""
+        """The power of two next to the root mean square of each affine's scale."""
         owners = np.repeat(np.arange(len(self.affines)), self._sizes())
         squares = ops.segment_sum(ops.square(self.gamma), owners, len(self.affines))
         rms = ops.sqrt(squares / ops.convert_to_tensor(np.asarray(self._sizes(), np.float32)))
-        return ops.take(power_of_two(rms), owners)
+        return ops.take(power_of_two(np.float32(np.sqrt(2)) * rms), owners)
 
     def _has(self, name: str) -> Tensor:
         return self._constant(lambda affine: getattr(affine, name) is not None, np.bool_)
@@ -331,29 +330,6 @@ class _Columns:
 
     def _sizes(self) -> list[int]:
         return [int(np.prod(shape)) for shape in self.shapes]
-
-
-def power_of_two(values: Tensor) -> Tensor:
-    """The largest power of two that is no larger than each value, up to rounding of log2.
-
-    From a table: what backends make of 2^n is not exact.
-    """
-    table = np.ldexp(np.float32(1), np.arange(-_EXPONENTS, _EXPONENTS + 1))
-    exponents = ops.floor(ops.log2(ops.maximum(values, np.float32(2.0**-_EXPONENTS))))
-    places = ops.clip(exponents + _EXPONENTS, 0, 2 * _EXPONENTS)
-    return ops.take(ops.convert_to_tensor(table), ops.cast(places, "int32"))
-
-
-def round_significant(values: Tensor, bits: int) -> Tensor:
-    """Values rounded to a number of significant bits; exact, whatever log2 rounds to.
-
-    Example:
-        >>> import numpy as np
-        >>> [float(v) for v in round_significant(np.float32([1.3, -0.29, 0.0]), 3)]
-        [1.25, -0.3125, 0.0]
-    """
-    step = power_of_two(ops.abs(values)) * 2.0 ** (1 - bits)
-    return ops.round(values / step) * step
 
 
 def _between(value: Tensor, rounded: Tensor, snap: Tensor) -> Tensor:
