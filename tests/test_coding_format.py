@@ -1,6 +1,8 @@
 """Compares the package with a second reader of `.sws` files, written from docs/format.md."""
 
+import json
 import math
+import re
 import zlib
 
 import keras
@@ -45,7 +47,7 @@ class Bytes:
 def read_file(data):
     """Returns the text of the architecture and all arrays."""
     file = Bytes(data)
-    assert file.take(4) == b"SWS\x01"
+    assert file.take(4) == b"SWS\x02"
     present, sections = file.take(1)[0], {}
     for number in range(3):
         if present >> number & 1:
@@ -53,9 +55,16 @@ def read_file(data):
             check = int.from_bytes(file.take(4), "little")
             assert check == zlib.crc32(sections[number], number)
     assert file.at_end()
-    inflate = zlib.decompressobj(-15, zdict=shipped_sample())
-    text = inflate.decompress(sections[0]) if 0 in sections else None
+    text = read_text(Bytes(sections[0])) if 0 in sections else None
     return text, read_tensors(Bytes(sections[1]), Bytes(sections.get(2, b"")))
+
+
+def read_text(section):
+    method = section.take(1)[0]
+    bits = Bits(section.take(section.varint())) if method else None
+    inflate = zlib.decompressobj(-15, zdict=shipped_sample())
+    text = inflate.decompress(section.data[section.place :])
+    return Predicted(bits, text.decode().split("\n")).text() if method else text
 
 
 def read_tensors(tensors, indices):
@@ -64,23 +73,18 @@ def read_tensors(tensors, indices):
         number, has_dtype = divmod(table.varint(), 2)
         dtype = table.take(1)[0] if has_dtype else 0
         shape = tuple(table.varint() for _ in range(table.varint()))
-        storage, codebook = (number, 0) if number < 2 else (2 + number % 2, (number - 2) // 2)
+        storage, codebook = (number, 0) if number < 5 else (6 - number % 2, (number - 5) // 2)
         rows.append((shape, (DTYPES + " bool").split()[dtype], storage, codebook))
-    codebooks = []
-    for _ in range(max([codebook + 1 for _, _, s, codebook in rows if s >= 2], default=0)):
-        size, form = divmod(tensors.varint(), 4)
-        assert form < 2
-        dtype = ("<f4", "<f2")[form]
-        codebooks.append(np.frombuffer(tensors.take(size * int(dtype[2])), dtype))
+    count = max([codebook + 1 for _, _, s, codebook in rows if s >= 5], default=0)
+    sizes = [tensors.varint() for _ in range(count)]
     plain = iter(read_plain(tensors, [row for row in rows if row[2] < 2]))
-    symbols = iter(read_symbols(indices, [row for row in rows if row[2] >= 2], codebooks))
+    coded = iter(read_coded(indices, [row for row in rows if row[2] >= 4], sizes))
     arrays = []
-    for _, dtype, storage, codebook in rows:
-        if storage < 2:
-            arrays.append(next(plain))
+    for shape, dtype, storage, _ in rows:
+        if storage in (2, 3):
+            arrays.append(np.full(shape, storage - 2, dtype))
         else:
-            values = np.concatenate([[0], codebooks[codebook]])
-            arrays.append(values[next(symbols)].astype(dtype))
+            arrays.append(next(plain if storage < 2 else coded).astype(dtype))
     return arrays
 
 
@@ -102,15 +106,203 @@ def read_plain(tensors, rows):
     return [found[number] for number in range(len(rows))]
 
 
-def read_symbols(indices, rows, codebooks):
-    streams = iter([indices.take(indices.varint()) for row in rows if row[2] == 3])
-    adaptive = Adaptive(indices.data[indices.place :])
+def read_coded(indices, rows, sizes):
+    streams = iter([indices.take(indices.varint()) for row in rows if row[2] == 6])
+    bits = Bits(indices.data[indices.place :])
+    reader, numbers, adaptive = Numbers(bits), Numbers(bits), Adaptive(bits)
+    codebooks = [reader.read(size) for size in sizes]
     for shape, _, storage, codebook in rows:
-        num_values = len(codebooks[codebook])
-        if storage == 3:
-            yield read_bulk(next(streams), shape, num_values).reshape(shape)
+        if storage == 4:
+            yield numbers.read(math.prod(shape)).reshape(shape)
+            continue
+        values = codebooks[codebook]
+        if storage == 6:
+            symbols = read_bulk(next(streams), shape, len(values))
         else:
-            yield adaptive.read(shape, codebook, num_values).reshape(shape)
+            symbols = adaptive.read(shape, codebook, len(values))
+        yield np.concatenate([[0], values])[symbols].reshape(shape)
+
+
+class Numbers:
+    def __init__(self, bits):
+        self.bits, self.tensors, self.fields, self.places = bits, 0, [0, 0, 0], []
+        self.header, self.nonzero = Mixer(3, 30000, 8, 1), Mixer(3, 24000, 4, 3)
+        self.sign, self.exponent = Mixer(4, 24000, 4, 3), Mixer(5, 16000, 8, 3)
+        self.mantissa = Mixer(3, 20000, 4, 3)
+
+    def read(self, size):
+        before, self.fields = self.fields, []
+        for f in range(3):
+            node = 1
+            for _ in range(9):
+                k = 512 * f + node
+                node = 2 * node + self.header.bit(self.bits, (f, k, 512 * k + before[f]))
+            self.fields.append(node - 512)
+        if not self.fields[0]:
+            return np.zeros(size, np.float32)
+        beside = self.places if len(self.places) == size else [0] * size
+        found, self.places, self.last = [], [], (2, 2, 0)
+        for number in range(size):
+            found.append(self.number(beside[number]))
+        self.tensors += 1
+        return np.array(found, np.uint32).view(np.float32)
+
+    def number(self, beside):
+        (top, length, span), t = self.fields, self.tensors
+        g, (z, sign, distance) = int(span > 0), self.last
+        if not self.nonzero.bit(self.bits, (g, 2 + t, 4 * (2 + t) + z)):
+            self.last = (1, sign, distance)
+            self.places.append(0)
+            return 0
+        sign = self.sign.bit(self.bits, (g, 3 * g + sign, t, 3 * t + sign))
+        d, found = distance, 0
+        while found < min(top - 1, span if g else 254):
+            x = 2 * found + g
+            joint = 512 * (512 * t + d) + x
+            contexts = (x, 512 * t + x, 512 * d + x, 512 * beside + x, joint)
+            if not self.exponent.bit(self.bits, contexts):
+                break
+            found += 1
+        self.last = (0, sign, found)
+        self.places.append(found + 1)
+        node, count = 1, min(length, span - found) if g else length
+        for i in range(count):
+            contexts = (2 * node + g, 16 * (2 * found + g) + node, 16 * (2 * t + g) + node)
+            node = 2 * node + (
+                self.mantissa.bit(self.bits, contexts) if i < 3 else self.bits.bit(32768)
+            )
+        return sign << 31 | top - found << 23 | (node - 2**count) << 23 - count
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_shape(value):
+    whole = isinstance(value, list) and len(value) > 1
+    return whole and all(part is None or type(part) is int for part in value)
+
+
+def parts_with_class(value):
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from parts_with_class(part)
+    if isinstance(value, dict) and isinstance(value.get("class_name"), str):
+        yield value
+
+
+class Predicted:
+    """The decoder of predicted JSON."""
+
+    def __init__(self, bits, literals):
+        self.bits, self.literals = bits, literals
+        self.mixer = Mixer(5, 26000, 8, 1)
+        self.kind, self.kind_before, self.name, self.width = "", "", None, None
+        self.done, self.names, self.shapes, self.of_key = [], [], [], {}
+        self.choices, self.objects = {}, {}
+        for sample in parts_with_class(json.loads(shipped_sample())):
+            known = self.objects.setdefault(sample["class_name"], [])
+            if list(sample) not in [list(other) for other in known]:
+                known.append(sample)
+
+    def text(self):
+        return compact(self.object()).encode()
+
+    def bit(self, key, kind=None, number=None, choice=None, before=None):
+        place = (number,), (key, number), (key, kind, number)
+        contexts = (*place, (key, kind, number, choice), (key, kind, number, before))
+        return self.mixer.bit(self.bits, contexts)
+
+    def literal(self):
+        return json.loads(self.literals.pop(0))
+
+    def choose(self, key, candidates):
+        place = self.kind, key
+        choice = self.choices.get(place, -1)
+        distinct = {}
+        for candidate in candidates:
+            distinct.setdefault(compact(candidate), candidate)
+        for number, candidate in enumerate(distinct.values()):
+            if self.bit(key, self.kind, number, choice, self.kind_before):
+                self.choices[place] = number
+                return [candidate]
+        self.choices[place] = -2
+        return []
+
+    def object(self):
+        pairs = zip(self.done, self.done[1:], strict=False)
+        after = [later for later, earlier in pairs if earlier == self.done[0]]
+        found = self.choose("class_name", [*after[:2], *self.done, *self.objects])
+        kind = found[0] if found else self.literal()
+        outer = self.kind, self.kind_before, self.name
+        self.kind_before = self.done[0] if self.done else self.kind
+        self.kind, self.name = kind, None
+        value = self.value("", list(self.objects.get(kind, [])))
+        self.kind, self.kind_before, self.name = outer
+        self.objects[kind] = [value, *self.objects.get(kind, [])][:4]
+        self.done.insert(0, kind)
+        own = [value.get("name"), (value.get("config") or {}).get("name")]
+        self.names = [*[n for n in own if isinstance(n, str)][:1], *self.names][:32]
+        return value
+
+    def value(self, key, expected):
+        if key == "layers" and self.bit("layers"):
+            layers = []
+            while self.bit("more", self.kind):
+                layers.append(self.object())
+            return layers
+        found = self.choose(key, [*self.guesses(key, expected), *self.of_key.get(key, [])])
+        value = found[0] if found else self.new_value(key, expected)
+        if key == "name" and self.name is None and isinstance(value, str):
+            self.name = value
+        if key in ("filters", "units"):
+            self.width = value
+        if is_shape(value):
+            self.shapes = [value, *[s for s in self.shapes if s != value]][:5]
+        others = [v for v in self.of_key.get(key, []) if compact(v) != compact(value)]
+        self.of_key[key] = [value, *others][:3]
+        return value
+
+    def guesses(self, key, expected):
+        e = expected[0] if expected else None
+        wide = [[*s[:-1], self.width] for s in self.shapes[:2] if self.width is not None]
+        shapes = [*self.shapes[:1], *wide, *self.shapes[1:]]
+        first = []
+        if key == "name" and isinstance(e, str):
+            digits = re.search(r"\d{0,9}$", e)[0]
+            number = str(int(digits) + 1) if digits else "_1"
+            first = [self.name or e[: len(e) - len(digits)] + number]
+        elif key == "keras_history":
+            first = [[name, 0, 0] for name in self.names[:8]]
+        elif isinstance(e, str) and e in self.names:
+            first = self.names[:8]
+        elif is_shape(e):
+            first = shapes
+        elif isinstance(e, list) and e and all(is_shape(part) for part in e):
+            first = [[shape] * len(e) for shape in shapes]
+        return [*first, *expected]
+
+    def new_value(self, key, expected):
+        objects = [e for e in expected if isinstance(e, dict)]
+
+        def by_keys(keys):
+            return {k: self.value(k, [o[k] for o in objects if k in o]) for k in keys}
+
+        for i, keys in enumerate(dict.fromkeys(tuple(o) for o in objects)):
+            if self.bit("parts", key, i):
+                return by_keys(keys)
+        lists = {}
+        for e in [*expected, *self.of_key.get(key, [])]:
+            if isinstance(e, list) and e:
+                lists.setdefault(len(e), e)
+        for i, alike in enumerate(lists.values()):
+            if self.bit("parts", key, i):
+                return [self.value(key, [item]) for item in alike]
+        if key and self.bit("class", key):
+            return self.object()
+        if self.bit("object", key):
+            return by_keys(self.literal())
+        return self.literal()
 
 
 def matrix(shape):
@@ -197,8 +389,8 @@ class Mixer:
 
 
 class Adaptive:
-    def __init__(self, data):
-        self.bits, self.units, self.number = Bits(data), [], 0
+    def __init__(self, bits):
+        self.bits, self.units, self.number = bits, [], 0
         self.flags, self.zero = Mixer(4, 40000, 4, 3), Mixer(7, 24000, 4, 3)
         self.values = {}
 

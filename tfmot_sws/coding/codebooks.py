@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.coding.byte_io import ByteReader, varint
+from tfmot_sws.coding.byte_io import ByteReader
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.matrix import Symbols
+from tfmot_sws.coding.numbers import precision_of
 from tfmot_sws.coding.table import CLUSTERABLE
 from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE, entropy_bits
 
@@ -28,6 +29,9 @@ _FORMATS: Final = (np.dtype("<f4"), np.dtype("<f2"), np.dtype(ml_dtypes.bfloat16
 _HEAD: Final = 1 << 12
 # Plain floats deflate to about this part of their size: only the exponents compress.
 _PLAIN_RATIO: Final = 0.88
+# Sign, exponent and the bits of mantissa that all share take about so many bits of a number.
+_HEAD_BITS: Final = 3.0
+_LARGE: Final = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,8 @@ class _Values:
     num_nonzeros: int
     index_bytes: float
     plain_bytes: float
+    value_bytes: float
+    size: int
 
     def cost_in(self, codebook: set[float]) -> float:
         """Estimates the bytes that the tensor adds to a file with this codebook."""
@@ -46,7 +52,8 @@ class _Values:
         # coder has learned that they are absent.
         spread = np.log2(max(1, union) / max(1, self.nonzeros.size))
         dilution = min(self.num_nonzeros * spread / 8, union)
-        return 4 * (union - len(codebook)) + self.index_bytes + dilution
+        added = self.value_bytes * (union - len(codebook))
+        return added + self.index_bytes + dilution
 
 
 def assign_codebooks(
@@ -63,7 +70,7 @@ def assign_codebooks(
     numbers: list[int | None] = [None] * len(arrays)
     # Large tensors come first and found the codebooks; small ones join a codebook that
     # has most of their values already.
-    for number in sorted(found, key=lambda i: -found[i].plain_bytes):
+    for number in sorted(found, key=lambda i: -found[i].size):
         numbers[number] = _join(codebooks, found[number])
     return [np.array(sorted(values), np.float32) for values in codebooks], numbers
 
@@ -94,11 +101,20 @@ def _values(array: NDArray[Any]) -> _Values | None:
     zero = flat == 0
     if np.signbit(flat[zero]).any() or _distinct(flat[:_HEAD]).size > MAX_CODEBOOK_SIZE:
         return None
+    if zero.all() or (flat == 1).all():
+        return None
     values, counts = np.unique(flat[~zero].astype(np.float32), return_counts=True)
     if values.size > MAX_CODEBOOK_SIZE or np.isnan(values).any():
         return None
     index_bytes = 1 + entropy_bits([*counts, array.size - counts.sum()]) * array.size / 8
-    return _Values(values, int(counts.sum()), index_bytes, _PLAIN_RATIO * array.nbytes)
+    precision = precision_of(values)
+    if precision is None:
+        return None
+    value_bytes = (_HEAD_BITS + precision.length) / 8
+    plain_bytes = _PLAIN_RATIO * array.nbytes
+    if array.size <= _LARGE:
+        plain_bytes = min(plain_bytes, value_bytes * array.size)
+    return _Values(values, int(counts.sum()), index_bytes, plain_bytes, value_bytes, array.size)
 
 
 def _distinct(flat: NDArray[Any]) -> NDArray[Any]:
@@ -120,25 +136,23 @@ def empty_symbols(shape: tuple[int, ...], codebook: Codebook) -> Symbols:
     return np.zeros(shape, np.uint8 if codebook.size < 256 else np.uint16)
 
 
-def encode_codebook(codebook: Codebook) -> bytes:
-    """Encodes the number of values, their format, and the values, losslessly.
+def check_codebook(codebook: Codebook) -> Codebook:
+    """Returns a codebook that was read, if its values can be those of one.
 
-    Values take 16 bits each if that keeps every bit, else 32.
-
-    Example:
-        >>> encode_codebook(np.float32([-0.5, 0.25])).hex()
-        '0900b80034'
+    Raises:
+        CompressedFileError: the values are not ascending, or zero, or NaN.
     """
-    for number in (1, 2, 0):
-        with np.errstate(over="ignore"):
-            short = codebook.astype(_FORMATS[number])
-        if np.array_equal(short.astype(np.float32), codebook):
-            break
-    return varint(codebook.size << 2 | number) + short.tobytes()
+    ascending = np.all(codebook[1:] > codebook[:-1])
+    if not ascending or np.any(codebook == 0) or np.isnan(codebook).any():
+        raise CompressedFileError(
+            "The values of a codebook are not ascending, or zero or NaN. The file is "
+            "damaged; copy or download it again."
+        )
+    return codebook
 
 
 def decode_codebook(reader: ByteReader) -> Codebook:
-    """Returns the codebook that `encode_codebook` was given.
+    """Reads a codebook of version 1 of the format.
 
     Raises:
         CompressedFileError: the values are not ascending, or zero, or NaN, or too many.
@@ -150,11 +164,4 @@ def decode_codebook(reader: ByteReader) -> Codebook:
             "were expected. The file is damaged; copy or download it again."
         )
     values = np.frombuffer(reader.take(size * _FORMATS[number].itemsize), _FORMATS[number])
-    codebook = values.astype(np.float32)
-    ascending = np.all(codebook[1:] > codebook[:-1])
-    if not ascending or np.any(codebook == 0) or np.isnan(codebook).any():
-        raise CompressedFileError(
-            "The values of a codebook are not ascending, or zero or NaN. The file is "
-            "damaged; copy or download it again."
-        )
-    return codebook
+    return check_codebook(values.astype(np.float32))

@@ -15,7 +15,9 @@ from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.whole_file import replacing
 
 MAGIC = b"SWS"
-VERSION = 1
+# Written are files of the last version, read are those of all.
+VERSION = 2
+_READABLE = range(1, VERSION + 1)
 _CHECKSUM_BYTES = 4
 
 
@@ -44,6 +46,11 @@ def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:
         yield _checksum(section, payload)
 
 
+def version_of(data: bytes) -> int:
+    """The version of the format of a file, which `parse_sections` has checked."""
+    return data[len(MAGIC)]
+
+
 def parse_sections(data: bytes) -> dict[Section, bytes]:
     """Splits a file into its sections, and checks each of them.
 
@@ -59,9 +66,9 @@ def parse_sections(data: bytes) -> dict[Section, bytes]:
         )
     reader.take(len(MAGIC))
     version = reader.byte()
-    if version != VERSION:
+    if version not in _READABLE:
         raise CompressedFileError(
-            f"The file is of format version {version}; this program reads version "
+            f"The file is of format version {version}; this program reads versions 1 to "
             f"{VERSION}. Read it with the release of tfmot_sws that wrote it."
         )
     present = reader.byte()

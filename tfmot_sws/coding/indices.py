@@ -1,4 +1,4 @@
-"""Codes each index tensor with the coder that suits its size.
+"""Codes index tensors, each with the coder that suits its size, and numbers beside them.
 
 Small tensors go one after the other through the adaptive coder, a context-mixing coder.
 It knows rows, columns and neighbours, and learns from one tensor for the next. On networks
@@ -6,22 +6,28 @@ of some hundred thousand weights the indices then take a fifth less than their o
 entropy. It is written here, in integers, because no library offers adaptive contexts over
 a matrix, and it is slow in Python. Large tensors therefore go through the bulk coder, one
 stream each, which codes whole blocks at once with the range coder of `constriction`.
+
+Codebooks and tensors of few significant bits share the stream of the adaptive coder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tfmot_sws.coding.adaptive import AdaptiveIndexCoder, adaptive_steps
 from tfmot_sws.coding.arithmetic import BitDecoder, BitEncoder
 from tfmot_sws.coding.bulk import BulkIndexCoder
 from tfmot_sws.coding.byte_io import ByteReader, varint
-from tfmot_sws.coding.codebooks import Codebook, empty_symbols
+from tfmot_sws.coding.codebooks import Codebook, check_codebook, empty_symbols
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.matrix import Symbols, matrix_shape, row_stride
+from tfmot_sws.coding.numbers import NumberCoder, num_steps, precision_of
 from tfmot_sws.coding.range_coder import SymbolDecoder, SymbolEncoder
-from tfmot_sws.coding.table import ADAPTIVE, BULK, TensorEntry
+from tfmot_sws.coding.table import ADAPTIVE, BULK, NUMBERS, TensorEntry
 
 # The adaptive coder takes a tensor up to this many steps, one for each coded entry and a few
 # for each non-zero: about a second. In a model of more than _LARGE entries small tensors are
@@ -32,7 +38,7 @@ _LARGE: Final = 1 << 22
 
 
 class IndexEncoder:
-    """Codes index tensors in the order of the table.
+    """Codes codebooks first, then tensors in the order of the table.
 
     Args:
         num_entries: number of entries of all tensors of the model together.
@@ -51,9 +57,27 @@ class IndexEncoder:
         self._max_steps = _MAX_STEPS_IN_LARGE if num_entries > _LARGE else _MAX_STEPS
         self._bits = BitEncoder()
         self._adaptive = AdaptiveIndexCoder(self._bits)
+        self._numbers = NumberCoder(self._bits)
         self._streams: list[bytes] = []
         self._sizes: list[int] = []
         self._last_adaptive: int | None = None
+
+    def add_codebooks(self, codebooks: Sequence[Codebook]) -> int:
+        """Codes all codebooks; returns their bytes. It comes before all tensors."""
+        coder = NumberCoder(self._bits)
+        for codebook in codebooks:
+            coder.code(codebook)
+        return len(self._bits)
+
+    def add_numbers(self, values: NDArray[np.float32]) -> bool:
+        """Codes a tensor, shape (M,), as numbers; returns whether this can be done."""
+        precision = precision_of(values)
+        if precision is None or num_steps(values, precision) > self._numbers.steps_left:
+            return False
+        before = len(self._bits)
+        self._numbers.code(values)
+        self._note_adaptive(before)
+        return True
 
     def add(self, symbols: Symbols, *, codebook: int, num_symbols: int) -> int:
         """Codes one tensor; returns `ADAPTIVE` or `BULK`."""
@@ -65,19 +89,27 @@ class IndexEncoder:
             self._adaptive.code(
                 matrix, codebook=codebook, num_symbols=num_symbols, stride=stride
             )
-            self._last_adaptive = len(self._sizes)
-            self._sizes.append(len(self._bits) - before)
+            self._note_adaptive(before)
             return ADAPTIVE
         self._streams.append(_bulk_stream(matrix, num_symbols, symbols.shape))
         self._sizes.append(len(self._streams[-1]))
         return BULK
 
-    def finish(self) -> tuple[bytes, list[int]]:
-        """Returns all bytes, and the number of bytes of each tensor."""
+    def _note_adaptive(self, before: int) -> None:
+        """Notes the size of a tensor that the common stream has taken up."""
+        self._last_adaptive = len(self._sizes)
+        self._sizes.append(len(self._bits) - before)
+
+    def finish(self, before: int = 0) -> tuple[bytes, list[int]]:
+        """Returns all bytes, and the number of bytes of each tensor.
+
+        Args:
+            before: bytes of the codebooks, which are none of the tensors'.
+        """
         bits = self._bits.finish()
         if self._last_adaptive is not None:
             # The last bytes of the common stream belong to its last tensor.
-            total = sum(map(len, self._streams)) + len(bits)
+            total = sum(map(len, self._streams)) + len(bits) - before
             self._sizes[self._last_adaptive] += total - sum(self._sizes)
         return b"".join(self._streams) + bits, self._sizes
 
@@ -89,40 +121,58 @@ def _bulk_stream(matrix: Symbols, num_symbols: int, shape: tuple[int, ...]) -> b
     return varint(len(data)) + data
 
 
-def decode_indices(
-    data: bytes, entries: Sequence[TensorEntry], codebooks: Sequence[Codebook]
-) -> Iterator[Symbols]:
-    """Yields the symbols of every tensor, one after the other.
+class IndexDecoder:
+    """Reads back what an `IndexEncoder` wrote.
 
     Args:
         data: from `IndexEncoder.finish`.
-        entries: entries of the tensors that have indices.
-        codebooks: all codebooks.
+        entries: entries of all tensors that it coded, in the order of the table.
 
     Raises:
-        CompressedFileError: no `IndexEncoder` writes such data.
+        CompressedFileError: from every method, if no `IndexEncoder` writes such data.
     """
-    reader = ByteReader(data)
-    streams = iter([reader.take(reader.varint()) for e in entries if e.storage == BULK])
-    adaptive = AdaptiveIndexCoder(BitDecoder(reader.take(reader.remaining)))
-    for entry in entries:
-        codebook = codebooks[entry.codebook]
+
+    def __init__(self, data: bytes, entries: Sequence[TensorEntry]) -> None:
+        reader = ByteReader(data)
+        self._entries = entries
+        self._streams = iter(
+            [reader.take(reader.varint()) for e in entries if e.storage == BULK]
+        )
+        self._bits = BitDecoder(reader.take(reader.remaining))
+        self._adaptive = AdaptiveIndexCoder(self._bits)
+        self._numbers = NumberCoder(self._bits)
+
+    def codebooks(self, sizes: Sequence[int]) -> list[Codebook]:
+        """Returns the codebooks; their sizes are known. It comes before all tensors."""
+        coder = NumberCoder(self._bits)
+        return [check_codebook(coder.code(np.zeros(size, np.float32))) for size in sizes]
+
+    def tensors(self, codebooks: Sequence[Codebook]) -> Iterator[NDArray[Any]]:
+        """Yields the symbols, or the numbers as float32, of every tensor in its shape."""
+        for entry in self._entries:
+            if entry.storage == NUMBERS:
+                numbers = self._numbers.code(np.zeros(entry.size, np.float32))
+                yield numbers.reshape(entry.shape)
+            else:
+                yield self._symbols(entry, codebooks[entry.codebook])
+
+    def _symbols(self, entry: TensorEntry, codebook: Codebook) -> Symbols:
         symbols = empty_symbols(entry.shape, codebook)
         matrix = symbols.reshape(matrix_shape(entry.shape))
         num_symbols = codebook.size + 1
         if entry.storage == ADAPTIVE:
-            stride = row_stride(entry.shape, adaptive.num_linked_units)
-            adaptive.code(
+            stride = row_stride(entry.shape, self._adaptive.num_linked_units)
+            self._adaptive.code(
                 matrix, codebook=entry.codebook, num_symbols=num_symbols, stride=stride
             )
         else:
-            _decode_bulk(next(streams), matrix, num_symbols, entry.shape)
+            _decode_bulk(next(self._streams), matrix, num_symbols, entry.shape)
         if matrix.max() >= num_symbols:
             raise CompressedFileError(
                 "An index lies outside of its codebook. The file is damaged; copy or "
                 "download it again."
             )
-        yield symbols
+        return symbols
 
 
 def _decode_bulk(

@@ -20,7 +20,13 @@ from tfmot_sws.coding.architecture import (
     describe,
     variables_of,
 )
-from tfmot_sws.coding.container import Section, frame, parse_sections, write_sections
+from tfmot_sws.coding.container import (
+    Section,
+    frame,
+    parse_sections,
+    version_of,
+    write_sections,
+)
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
 from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader, encode_tensors
@@ -138,7 +144,7 @@ def load_compressed(
     """
     data = pathlib.Path(path).read_bytes()
     sections = parse_sections(data)
-    reader = TensorReader(sections, len(data))
+    reader = TensorReader(sections, len(data), version_of(data))
     expected = [entry.kind for entry in reader.entries]
     if model is not None:
         _check_variables(model, reader.entries)
@@ -146,7 +152,7 @@ def load_compressed(
         # symbols take a byte a weight.
         return _fill(model, list(reader.read()))
     if Section.ARCHITECTURE in sections:
-        text = decode_text(sections[Section.ARCHITECTURE])
+        text = decode_text(sections[Section.ARCHITECTURE], version_of(data))
         return _fill(build_architecture(text, expected, custom_objects), reader.read())
     raise ValueError(
         f"'{os.fspath(path)}' holds weights only. Build the model by its code and pass it: "

@@ -72,9 +72,9 @@ def coded_sizes(
     tensors = encoded.tensors
     parts = {
         "architecture": len(encoded.architecture),
-        "codebooks": len(tensors.codebooks),
-        "indices": len(tensors.indices),
-        "rest": len(tensors.rest),
+        "codebooks": tensors.codebook_bytes,
+        "indices": tensors.index_bytes,
+        "rest": sum(tensors.tensor_bytes) - tensors.index_bytes,
     }
     paths = (variable.path for variable in view_of(model).variables)
     return CodedSizes(

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from tfmot_sws.coding.byte_io import ByteReader, varint
+from tfmot_sws.coding.container import VERSION
 from tfmot_sws.coding.deflate import pack, unpack
 from tfmot_sws.coding.errors import CompressedFileError
 
@@ -23,7 +24,10 @@ DTYPES: Final = (
 VariableKind = tuple[tuple[int, ...], str]
 # Codebooks hold float32, so only tensors of dtypes that fit into it may have one.
 CLUSTERABLE: Final = ("float32", "float16", "bfloat16")
-RAW, FLOAT16, ADAPTIVE, BULK = 0, 1, 2, 3
+RAW, FLOAT16, ADAPTIVE, BULK, ZEROS, ONES, NUMBERS = range(7)
+# Storages without a codebook by their number in the table; each number above is one of the
+# two with a codebook. Version 1 of the format knew fewer.
+_PLAIN: Final = {1: (RAW, FLOAT16), 2: (RAW, FLOAT16, ZEROS, ONES, NUMBERS)}
 _MAX_RANK: Final = 32
 _MAX_CODEBOOKS: Final = 1 << 20
 _MAX_TABLE_BYTES: Final = 1 << 22
@@ -40,8 +44,9 @@ class TensorEntry:
     Args:
         shape: its shape.
         dtype: its dtype, one of `DTYPES`.
-        storage: `RAW`, `FLOAT16` (float32 values kept as float16), or indices of a
-            codebook, coded `ADAPTIVE` or in `BULK`.
+        storage: `RAW`, `FLOAT16` (float32 values kept as float16), all `ZEROS` or `ONES`,
+            `NUMBERS` of few significant bits, or indices of a codebook, coded `ADAPTIVE` or
+            in `BULK`.
         codebook: number of the codebook; 0 if there is none.
     """
 
@@ -69,6 +74,11 @@ class TensorEntry:
     def has_indices(self) -> bool:
         """Whether it is stored as indices of a codebook."""
         return self.storage in (ADAPTIVE, BULK)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its values stand among the plain ones."""
+        return self.storage in (RAW, FLOAT16)
 
     @property
     def plain_dtype(self) -> np.dtype:
@@ -106,17 +116,24 @@ def encode_table(entries: Sequence[TensorEntry]) -> bytes:
 
 def _encode_entry(entry: TensorEntry) -> bytes:
     dtype = DTYPES.index(entry.dtype)
-    storage = entry.storage + 2 * entry.codebook
+    plain = _PLAIN[VERSION]
+    if entry.has_indices:
+        storage = len(plain) + 2 * entry.codebook + (entry.storage == BULK)
+    else:
+        storage = plain.index(entry.storage)
     head = varint(storage << 1 | (dtype > 0)) + (bytes([dtype]) if dtype else b"")
     return head + varint(len(entry.shape)) + b"".join(map(varint, entry.shape))
 
 
-def decode_table(reader: ByteReader, num_bytes: int) -> list[TensorEntry]:
+def decode_table(
+    reader: ByteReader, num_bytes: int, version: int = VERSION
+) -> list[TensorEntry]:
     """Returns the entries that `encode_table` was given.
 
     Args:
         reader: reader at the beginning of the table.
         num_bytes: size of the file, which limits the number of weights; see `max_entries`.
+        version: of the format.
 
     Raises:
         CompressedFileError: the table is damaged, or declares too many weights.
@@ -124,7 +141,7 @@ def decode_table(reader: ByteReader, num_bytes: int) -> list[TensorEntry]:
     table = ByteReader(unpack(reader, _MAX_TABLE_BYTES))
     entries, left = [], max_entries(num_bytes)
     while table.remaining:
-        entry = _decode_entry(table)
+        entry = _decode_entry(table, _PLAIN[version])
         left -= entry.size
         if left < 0:
             raise CompressedFileError(
@@ -135,7 +152,7 @@ def decode_table(reader: ByteReader, num_bytes: int) -> list[TensorEntry]:
     return entries
 
 
-def _decode_entry(table: ByteReader) -> TensorEntry:
+def _decode_entry(table: ByteReader, plain: tuple[int, ...]) -> TensorEntry:
     number, has_dtype = divmod(table.varint(), 2)
     dtype = table.byte() if has_dtype else 0
     rank = table.varint()
@@ -145,11 +162,13 @@ def _decode_entry(table: ByteReader) -> TensorEntry:
             "The file is damaged; copy or download it again."
         )
     shape = tuple(table.varint() for _ in range(rank))
-    codebook = max(0, number - ADAPTIVE) // 2
-    entry = TensorEntry(shape, DTYPES[dtype], number - 2 * codebook, codebook)
-    if entry.has_indices and (not entry.size or entry.dtype not in CLUSTERABLE):
+    codebook, is_bulk = divmod(max(0, number - len(plain)), 2)
+    storage = plain[number] if number < len(plain) else (ADAPTIVE, BULK)[is_bulk]
+    entry = TensorEntry(shape, DTYPES[dtype], storage, codebook)
+    is_coded = entry.has_indices or storage == NUMBERS
+    if is_coded and (not entry.size or entry.dtype not in CLUSTERABLE):
         raise CompressedFileError(
-            f"A tensor of shape {shape} and dtype {entry.dtype} cannot have a codebook. The "
-            "file is damaged; copy or download it again."
+            f"A tensor of shape {shape} and dtype {entry.dtype} cannot have a codebook, nor be "
+            "coded as floats. The file is damaged; copy or download it again."
         )
     return entry

@@ -9,23 +9,40 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.coding.byte_io import ByteReader
+from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.codebooks import (
     Codebook,
     assign_codebooks,
     decode_codebook,
-    encode_codebook,
     to_symbols,
 )
-from tfmot_sws.coding.container import Section
+from tfmot_sws.coding.container import VERSION, Section
 from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.coding.indices import IndexEncoder, decode_indices
+from tfmot_sws.coding.indices import IndexDecoder, IndexEncoder
+from tfmot_sws.coding.numbers import precision_of
 from tfmot_sws.coding.plain import decode_plain, encode_plain
-from tfmot_sws.coding.table import FLOAT16, TensorEntry, decode_table, encode_table
+from tfmot_sws.coding.table import (
+    CLUSTERABLE,
+    FLOAT16,
+    NUMBERS,
+    ONES,
+    RAW,
+    ZEROS,
+    TensorEntry,
+    decode_table,
+    encode_table,
+)
+from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE
 
 _LARGEST_FLOAT16: Final = 65504.0
 # Entries that are looked up in a codebook at a time.
 _SLICE: Final = 1 << 18
+_CONSTANTS: Final = {ZEROS: 0, ONES: 1}
+# Larger tensors are no vectors, and the coder of numbers is slow.
+_MOST_NUMBERS: Final = 1 << 14
+# As many bits of mantissa as each of the two types has.
+_FLOAT16_BITS: Final = 10
+_FLOAT32_BITS: Final = 23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +50,30 @@ class EncodedTensors:
     """The bytes of all tensors, and how many belong to each.
 
     Args:
-        table: the table of tensors.
-        codebooks: all codebooks.
-        rest: the values of the tensors without codebook.
-        indices: the indices of the tensors with a codebook.
-        tensor_bytes: number of bytes of each tensor in `rest` or `indices`.
+        table: the table of tensors and the sizes of the codebooks.
+        plain: the values of the tensors that no coder takes.
+        coded: the indices, numbers and codebooks.
+        codebook_bytes: number of bytes of the codebooks in `coded`.
+        tensor_bytes: number of bytes of each tensor in `plain` or `coded`.
+        entries: the entries of the table.
     """
 
     table: bytes
-    codebooks: bytes
-    rest: bytes
-    indices: bytes
+    plain: bytes
+    coded: bytes
+    codebook_bytes: int
     tensor_bytes: tuple[int, ...]
+    entries: tuple[TensorEntry, ...]
 
     def sections(self) -> dict[Section, bytes]:
         """Returns the sections of the file."""
-        return {
-            Section.TENSORS: self.table + self.codebooks + self.rest,
-            Section.INDICES: self.indices,
-        }
+        return {Section.TENSORS: self.table + self.plain, Section.INDICES: self.coded}
+
+    @property
+    def index_bytes(self) -> int:
+        """Number of bytes of the tensors with a codebook."""
+        pairs = zip(self.entries, self.tensor_bytes, strict=True)
+        return sum(size for entry, size in pairs if entry.has_indices)
 
 
 def encode_tensors(
@@ -66,6 +88,7 @@ def encode_tensors(
     """
     codebooks, numbers = assign_codebooks(arrays)
     encoder = IndexEncoder(sum(array.size for array in arrays))
+    codebook_bytes = encoder.add_codebooks(codebooks)
     entries: list[TensorEntry] = []
     for array, number in zip(arrays, numbers, strict=True):
         entry = TensorEntry(array.shape, array.dtype.name)
@@ -74,25 +97,46 @@ def encode_tensors(
             symbols = to_symbols(array, codebook)
             storage = encoder.add(symbols, codebook=number, num_symbols=codebook.size + 1)
             entry = dataclasses.replace(entry, storage=storage, codebook=number)
-        elif float16_rest and _fits_float16(array):
-            entry = dataclasses.replace(entry, storage=FLOAT16)
+        else:
+            storage = _storage_without_codebook(array, encoder, float16_rest=float16_rest)
+            entry = dataclasses.replace(entry, storage=storage)
         entries.append(entry)
-    plain = [i for i, entry in enumerate(entries) if not entry.has_indices]
+    plain = [i for i, entry in enumerate(entries) if entry.is_plain]
     rest = b""
     if plain:
         rest = encode_plain((entries[i], arrays[i]) for i in plain)
-    indices, sizes = encoder.finish()
+    coded, sizes = encoder.finish(codebook_bytes)
     plain_sizes = _in_proportion(len(rest), [entries[i].num_bytes for i in plain])
-    index_bytes, plain_bytes = iter(sizes), iter(plain_sizes)
+    sizes_of = {True: iter(plain_sizes), False: iter(sizes)}
+    heads = b"".join(varint(codebook.size) for codebook in codebooks)
     return EncodedTensors(
-        table=encode_table(entries),
-        codebooks=b"".join(map(encode_codebook, codebooks)),
-        rest=rest,
-        indices=indices,
+        table=encode_table(entries) + heads,
+        plain=rest,
+        coded=coded,
+        codebook_bytes=codebook_bytes,
         tensor_bytes=tuple(
-            next(index_bytes if entry.has_indices else plain_bytes) for entry in entries
+            0 if entry.storage in _CONSTANTS else next(sizes_of[entry.is_plain])
+            for entry in entries
         ),
+        entries=tuple(entries),
     )
+
+
+def _storage_without_codebook(
+    array: NDArray[Any], encoder: IndexEncoder, *, float16_rest: bool
+) -> int:
+    """Codes a tensor as numbers where that is smaller; returns how it is stored."""
+    for storage in _CONSTANTS:
+        if is_constant(array, storage):
+            return storage
+    floats = array.dtype.name in CLUSTERABLE and array.size
+    if floats and array.size <= _MOST_NUMBERS:
+        values = array.reshape(-1).astype(np.float32)
+        precision = precision_of(values)
+        limit = _FLOAT16_BITS if float16_rest and _fits_float16(array) else _FLOAT32_BITS
+        if precision is not None and precision.length <= limit and encoder.add_numbers(values):
+            return NUMBERS
+    return FLOAT16 if float16_rest and _fits_float16(array) else RAW
 
 
 def _fits_float16(array: NDArray[Any]) -> bool:
@@ -126,15 +170,21 @@ class DecodedTensor:
 
     def array(self) -> NDArray[Any]:
         """Returns the values of the tensor."""
+        if self.entry.storage in _CONSTANTS:
+            return np.full(self.entry.shape, _CONSTANTS[self.entry.storage], self._dtype)
         if self.codebook is None:
-            return self.values
+            return self.values.astype(self._dtype, copy=False)
         table = np.concatenate([np.zeros(1, np.float32), self.codebook])
-        table = table.astype(np.dtype(self.entry.dtype))
+        table = table.astype(self._dtype)
         flat, array = self.values.reshape(-1), np.empty(self.entry.size, table.dtype)
         # NumPy converts indices to eight bytes each; a slice at a time limits the memory.
         for start in range(0, flat.size, _SLICE):
             array[start : start + _SLICE] = table[flat[start : start + _SLICE]]
         return array.reshape(self.entry.shape)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.dtype(self.entry.dtype)
 
 
 class TensorReader:
@@ -145,15 +195,19 @@ class TensorReader:
     Args:
         sections: the sections of a file.
         num_bytes: size of the file.
+        version: of the format.
 
     Raises:
         CompressedFileError: the table is damaged or declares too many weights.
     """
 
-    def __init__(self, sections: Mapping[Section, bytes], num_bytes: int) -> None:
+    def __init__(
+        self, sections: Mapping[Section, bytes], num_bytes: int, version: int = VERSION
+    ) -> None:
+        self._version = version
         self._reader = ByteReader(sections.get(Section.TENSORS, b"\0"))
         self._indices = sections.get(Section.INDICES, b"")
-        self.entries = decode_table(self._reader, num_bytes)
+        self.entries = decode_table(self._reader, num_bytes, version)
 
     def read(self) -> Iterator[DecodedTensor]:
         """Yields all tensors, one after the other; call it once.
@@ -161,19 +215,44 @@ class TensorReader:
         Raises:
             CompressedFileError: a part is damaged; possibly after some tensors.
         """
-        coded = [entry for entry in self.entries if entry.has_indices]
-        plain = [entry for entry in self.entries if not entry.has_indices]
-        num_codebooks = max((entry.codebook for entry in coded), default=-1) + 1
-        codebooks = [decode_codebook(self._reader) for _ in range(num_codebooks)]
+        coded = [e for e in self.entries if e.has_indices or e.storage == NUMBERS]
+        plain = [entry for entry in self.entries if entry.is_plain]
+        numbers = [entry.codebook for entry in coded if entry.has_indices]
+        num_codebooks = max(numbers, default=-1) + 1
+        decoder = IndexDecoder(self._indices, coded)
+        codebooks = self._codebooks(num_codebooks, decoder)
         values = iter(decode_plain(self._reader, plain) if plain else [])
         if self._reader.remaining:
             raise CompressedFileError(
                 f"{self._reader.remaining} bytes follow the last tensor. The file is "
                 "damaged; copy or download it again."
             )
-        symbols = decode_indices(self._indices, coded, codebooks)
+        found = decoder.tensors(codebooks)
         for entry in self.entries:
-            if entry.has_indices:
-                yield DecodedTensor(entry, next(symbols), codebooks[entry.codebook])
-            else:
+            if entry.storage in _CONSTANTS:
+                yield DecodedTensor(entry, np.zeros(0))
+            elif entry.is_plain:
                 yield DecodedTensor(entry, next(values))
+            elif entry.has_indices:
+                yield DecodedTensor(entry, next(found), codebooks[entry.codebook])
+            else:
+                yield DecodedTensor(entry, next(found))
+
+    def _codebooks(self, number: int, decoder: IndexDecoder) -> list[Codebook]:
+        """The codebooks, which version 1 of the format has among the plain values."""
+        if self._version == 1:
+            return [decode_codebook(self._reader) for _ in range(number)]
+        sizes = [self._reader.varint() for _ in range(number)]
+        if max(sizes, default=0) > MAX_CODEBOOK_SIZE:
+            raise CompressedFileError(
+                f"A codebook of {max(sizes)} values; at most {MAX_CODEBOOK_SIZE} were "
+                "expected. The file is damaged; copy or download it again."
+            )
+        return decoder.codebooks(sizes)
+
+
+def is_constant(array: NDArray[Any], storage: int) -> bool:
+    """Whether every entry is bit for bit the value that `ZEROS` or `ONES` stands for."""
+    if not array.size or array.dtype.name == "bool" or np.any(array != _CONSTANTS[storage]):
+        return False
+    return not np.issubdtype(array.dtype, np.floating) or not np.signbit(array).any()
