@@ -221,3 +221,31 @@ def test_wrapped_model_is_turned_down(model):
 def test_unbuilt_model_is_turned_down():
     with pytest.raises(ValueError, match=r"not built.*Call it once on a batch"):
         compression_report(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def dense(kernel, bias):
+    """A model of one layer with these weights."""
+    layers = [keras.Input((len(kernel),)), keras.layers.Dense(len(bias), name="d")]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel, bias])
+    return model
+
+
+def test_advice_is_on_the_largest_part(rng):
+    clustered = rng.choice(np.float32([0, 0.5, -1]), (60, 50))
+    random = rng.standard_normal((60, 50))
+    advice = {
+        name: sws.compression_report(dense(*weights)).advice
+        for name, weights in {
+            "architecture": (np.zeros((6, 5)), np.zeros(5)),
+            "indices": (clustered, np.zeros(50)),
+            "kernel": (random, np.zeros(50)),
+            "bias": (clustered[:2], random[0]),
+        }.items()
+    }
+    assert advice["architecture"].startswith("Largest: architecture, ")
+    assert "weights_only=True" in advice["architecture"]
+    assert "complexity_weight" in advice["indices"]
+    assert "d/kernel is not shared, see weight_choices" in advice["kernel"]
+    assert "d/bias and the like" in advice["bias"]
+    assert "rounding=True" in advice["bias"]

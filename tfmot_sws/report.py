@@ -24,6 +24,13 @@ from tfmot_sws.models.libraries import view_of
 # Columns that a narrow terminal omits, in this order.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
 _FLOAT_BITS = 32
+# What makes each part of the file smaller.
+_ADVICE = {
+    "architecture": "save_compressed(weights_only=True) leaves it out",
+    "codebooks": "fewer num_components, or scope='model', give fewer values",
+    "indices": "a larger complexity_weight gives more zeros and fewer values",
+    "framing": "it is the table of tensors, which has its size",
+}
 _MAX_INDEX_BITS = 12
 
 
@@ -134,6 +141,25 @@ class CompressionReport:
         """Dense size divided by the size as Deep Compression counts it."""
         return self.dense_bytes / max(self.han_bytes, 1e-9)
 
+    @property
+    def advice(self) -> str:
+        """What the largest part of the file is, and what makes it smaller."""
+        part = max(self.coded.parts, key=self.coded.parts.__getitem__)
+        share = self.coded.parts[part] / max(self.coded_bytes, 1)
+        return f"Largest: {part}, {share:.0%}; {self._advice_on(part)}."
+
+    def _advice_on(self, part: str) -> str:
+        if part != "rest":
+            return _ADVICE[part]
+        plain = [t for t in self.tensors if not t.clustered]
+        largest = max(plain or self.tensors, key=lambda t: t.coded_bytes)
+        if len(largest.shape) > 1:
+            return f"{largest.path} is not shared, see weight_choices of the wrapped model"
+        return (
+            f"most of it is {largest.path} and the like, which are smallest with rounding=True "
+            "in apply_soft_weight_sharing and without keep_statistics at the strip"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns totals and records as plain values, ready for JSON."""
         names = (
@@ -151,6 +177,7 @@ class CompressionReport:
         return {
             **{name: getattr(self, name) for name in names},
             "coded_parts": self.coded.parts,
+            "advice": self.advice,
             "tensors": [dataclasses.asdict(t) for t in self.tensors],
         }
 
@@ -311,7 +338,7 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
     table = Table(
         title="Compression report",
         caption=f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
-        f"Coded: the .sws file ({parts})." + _warning(report),
+        f"Coded: the .sws file ({parts}). {report.advice}" + _warning(report),
         box=SIMPLE,
         padding=(0, 1, 0, 0),
         show_footer=True,
