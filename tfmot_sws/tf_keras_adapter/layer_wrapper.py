@@ -141,7 +141,8 @@ def wrap(model: Any, settings: SharingSettings) -> Any:
     choices = only_replaceable(model, choose_weights(model, settings.include, settings.exclude))
     positions = group_by_scope(choices, settings.scope)
     check_finite(model)
-    settings = settings.aim(model, choices)
+    replaceable = find_places(model)
+    settings = settings.aim(model, choices, replaceable)
     sharing = share_weights(
         ModelView(model),
         choices,
@@ -150,7 +151,7 @@ def wrap(model: Any, settings: SharingSettings) -> Any:
         settings.least_bits,
         **settings.of_step(),
         rounding=settings.rounding,
-        replaceable=find_places(model),
+        replaceable=replaceable,
     )
     return TfKerasSoftWeightSharing(model, sharing)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import keras
@@ -24,6 +24,7 @@ from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.file_meter import bits_to_spend
 from tfmot_sws.training.shared_step import share_weights
 from tfmot_sws.training.size_target import SizeTarget
+from tfmot_sws.training.unshared import Unshared
 from tfmot_sws.training.wrapper import SoftWeightSharing
 
 # K where neither it nor a target is given, and the most that a codebook holds.
@@ -66,12 +67,18 @@ class SharingSettings:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")
 
-    def aim(self, model: Any, choices: Sequence[WeightChoice]) -> SharingSettings:
+    def aim(
+        self,
+        model: Any,
+        choices: Sequence[WeightChoice],
+        replaceable: Container[int] | None = None,
+    ) -> SharingSettings:
         """With as many components, and means as close, as the target needs.
 
         Args:
             model: the user's model.
             choices: what was decided about each of its weights.
+            replaceable: as for `share_weights`.
 
         Raises:
             ValueError: no training can reach the target.
@@ -80,7 +87,10 @@ class SharingSettings:
             return self
         weights = view_of(model).weights
         shared = [v for v, choice in zip(weights, choices, strict=True) if choice.shared]
-        bits = bits_to_spend(self.target, model, shared)
+        unshared = Unshared.of(model, weights, choices, is_rounded=self.rounding)
+        if replaceable is not None:
+            unshared = unshared.only(replaceable)
+        bits = bits_to_spend(self.target, model, shared, unshared)
         least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE)
         if bits <= _FEW_BITS or self.num_components is not None:
             return least

@@ -14,6 +14,8 @@ from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
 from tfmot_sws.training.size_target import FileSize, SizeTarget
+from tfmot_sws.training.strip import freeze_short_norms
+from tfmot_sws.training.unshared import Unshared
 
 # An index of a codebook of 256 values takes as many.
 _MOST_BITS = 8.0
@@ -27,13 +29,15 @@ class FileMeter:
     Args:
         model: the user's model, built.
         shared: those of its variables that are under soft weight-sharing.
+        unshared: what stripping does to the others.
 
     Raises:
         ValueError: the model cannot be rebuilt from its configuration.
     """
 
-    def __init__(self, model: Any, shared: Sequence[Any]) -> None:
-        self._plain = float32_clone(model)
+    def __init__(self, model: Any, shared: Sequence[Any], unshared: Unshared) -> None:
+        self._plain, self._unshared = float32_clone(model), unshared
+        freeze_short_norms(self._plain, unshared)
         self._sources = view_of(model).variables
         taken = {id(native(variable)) for variable in shared}
         self._is_shared = [id(native(v)) in taken for v in self._sources]
@@ -56,9 +60,13 @@ class FileMeter:
 
     def measure_smallest(self) -> FileSize:
         """The size of the file in which all shared weights are zero."""
-        values = map(ops.convert_to_numpy, self._sources)
-        pairs = zip(values, self._is_shared, strict=True)
-        return self.measure([np.zeros_like(v) if is_shared else v for v, is_shared in pairs])
+        values = {id(native(v)): ops.convert_to_numpy(v) for v in self._sources}
+        for variable, is_shared in zip(self._sources, self._is_shared, strict=True):
+            if is_shared:
+                key = id(native(variable))
+                values[key] = np.zeros_like(values[key])
+        values |= self._unshared.stripped(values, keep_statistics=False)
+        return self.measure([values[id(native(v))] for v in self._sources])
 
     def _sizes(self) -> CodedSizes:
         try:
@@ -68,19 +76,22 @@ class FileMeter:
             return coded_sizes(self._plain, weights_only=True)
 
 
-def bits_to_spend(target: SizeTarget, model: Any, shared: Sequence[Any]) -> float:
+def bits_to_spend(
+    target: SizeTarget, model: Any, shared: Sequence[Any], unshared: Unshared
+) -> float:
     """The bits that a shared weight may take for the file to have its size.
 
     Args:
         target: the size.
         model: the user's model, with its pretrained weights.
         shared: its variables that are to be shared.
+        unshared: what stripping does to the others.
 
     Raises:
         ValueError: what cannot be shared is larger already; or there are more bits to spend
             than indices take; or the model cannot be rebuilt from its configuration.
     """
-    meter = FileMeter(model, shared)
+    meter = FileMeter(model, shared, unshared)
     smallest = meter.measure_smallest()
     num_weights = sum(math.prod(v.shape) for v in shared)
     wanted = target.num_bytes(meter.dense_bytes, smallest, num_weights)

@@ -64,7 +64,7 @@ class SizeControl:
         self._model, self._sharing = model, model.sharing
         variables = [v for group in model.groups for v in group.variables]
         self._num_weights = sum(group.size for group in model.groups)
-        self._meter = FileMeter(model.inner, variables)
+        self._meter = FileMeter(model.inner, variables, self._sharing.unshared)
         self._dense_bytes = self._meter.dense_bytes
 
     def update(self, fraction: float, rule_end: float) -> None:
@@ -129,7 +129,7 @@ class SizeControl:
     def _measure(self, state: ControlState) -> ControlState:
         """With the sizes in the file as it would be written now."""
         self._set(state)
-        size = self._meter.measure(stripped_values(self._model))
+        size = self._meter.measure(stripped_values(self._model, keep_statistics=False))
         ideal = self._ideal_bytes()
         return state._replace(
             others=size.others, cost=size.shared / ideal, ideal=ideal, size=size.total

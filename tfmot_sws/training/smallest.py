@@ -32,7 +32,7 @@ from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.search_result import SearchResult, Trial
-from tfmot_sws.training.strip import strip_soft_weight_sharing
+from tfmot_sws.training.strip import freeze_short_norms, strip_soft_weight_sharing
 from tfmot_sws.whole_file import replacing
 
 # The ratio of the first training, the factor to the next while each meets the condition (or
@@ -287,7 +287,7 @@ class _Search:
     def _largest_ratio(self) -> float:
         shared = apply_soft_weight_sharing(self._copy(None), **self.settings)
         variables = [v for group in shared.groups for v in group.variables]
-        meter = FileMeter(shared.inner, variables)
+        meter = FileMeter(shared.inner, variables, shared.sharing.unshared)
         return meter.dense_bytes / (_ROOM * meter.measure_smallest().total)
 
     def _train(self, ratio: float, trials: Sequence[Trial]) -> Trial:
@@ -385,8 +385,7 @@ class _Search:
                 stacklevel=4,
             )
         result = SearchResult(
-            # Its own classes and functions are known: the model has them.
-            model=load_compressed(self.folder / chosen.file, model=self._plain()),
+            model=self._load(chosen),
             met=bool(good),
             chosen=chosen,
             trials=tuple(trials),
@@ -397,8 +396,13 @@ class _Search:
         self._say(str(result))
         return result
 
-    def _plain(self) -> Any:
-        return float32_clone(self.model)
+    def _load(self, trial: Trial) -> Any:
+        """A training's network; classes and functions of the user's are known to the model."""
+        shared = apply_soft_weight_sharing(self._copy(None), **self.settings)
+        plain = float32_clone(self.model)
+        load_compressed(self.folder / trial.file, model=plain)
+        freeze_short_norms(plain, shared.sharing.unshared)
+        return plain
 
     def _say(self, text: str) -> None:
         if self.verbose:

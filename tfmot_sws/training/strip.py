@@ -86,7 +86,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
         plain, unshared = float32_clone(model.inner), model.sharing.unshared
         _put(plain, stripped_values(model, keep_statistics=keep_statistics))
     if not keep_statistics:
-        _freeze(plain, unshared)
+        freeze_short_norms(plain, unshared)
     return plain
 
 
@@ -122,7 +122,7 @@ def _put(plain: Any, values: Sequence[NDArray]) -> None:
     finalize(plain)
 
 
-def _freeze(plain: Any, unshared: Unshared) -> None:
+def freeze_short_norms(plain: Any, unshared: Unshared) -> None:
     """Has BatchNorm layers in their short form use their statistics in training too."""
     weights = view_of(plain).weights
     short = {id(native(weights[i])) for i in unshared.statistics}
