@@ -10,7 +10,10 @@ from typing import Any, Final
 
 import keras
 
+from tfmot_sws.coding.allowed import PLAIN, code_problem, name_problem
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.limits import check_text, weights_problem, work_problem
+from tfmot_sws.coding.stored_graph import graph_problem
 from tfmot_sws.coding.table import VariableKind, fits
 from tfmot_sws.models.libraries import (
     Library,
@@ -20,15 +23,13 @@ from tfmot_sws.models.libraries import (
     view_of,
     walk,
 )
-from tfmot_sws.models.rebuild import dicts_in
+from tfmot_sws.models.quick_building import found_by_name
+from tfmot_sws.models.rebuild import dicts_in, edit_dicts, roll_recurrences
 
 CustomObjects = Mapping[str, Any] | None
 
-# Layers that run stored code or read other files.
-_UNSAFE: Final = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
-# Values, not classes, that Keras stores with a class name.
-_PLAIN: Final = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
-
+# Each step of an unrolled recurrence takes a millisecond or so to build.
+_MAX_STEPS: Final = 1 << 10
 # Key that names the library of a model that is not of Keras 3.
 _LIBRARY: Final = "library"
 
@@ -43,7 +44,7 @@ def describe(model: keras.Model) -> bytes:
     try:
         library = library_of(model)
         config = library.saving.serialize_keras_object(model)
-        config.pop("compile_config", None)
+        config = edit_dicts(config, _not_compiled)
         if library.name:
             config[_LIBRARY] = library.name
         text = json.dumps(config, separators=(",", ":"), ensure_ascii=False).encode()
@@ -58,6 +59,11 @@ def describe(model: keras.Model) -> bytes:
     return text
 
 
+def _not_compiled(part: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out losses, metrics and optimizer of a model."""
+    return {key: value for key, value in part.items() if key != "compile_config"}
+
+
 def _asset_problem(model: keras.Model) -> str | None:
     for layer in walk(model):
         if hasattr(layer, "save_assets") and not layer.get_config().get("vocabulary"):
@@ -66,17 +72,25 @@ def _asset_problem(model: keras.Model) -> str | None:
 
 
 def build_architecture(
-    text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
+    text: bytes,
+    variables: Sequence[VariableKind],
+    custom_objects: CustomObjects,
+    num_bytes: int,
 ) -> keras.Model:
-    """Builds the model that the text describes, with initial weights.
+    """Builds the model that the text describes, with some weights or other.
 
     The arguments and errors are those of `check_architecture`, which runs first.
     """
-    return _build(text, check_architecture(text, variables, custom_objects))
+    objects = check_architecture(text, variables, custom_objects, num_bytes)
+    with _library_of(json.loads(text)).quick_building() as quick:
+        return _build(text, {**quick, **objects})
 
 
 def check_architecture(
-    text: bytes, variables: Sequence[VariableKind], custom_objects: CustomObjects
+    text: bytes,
+    variables: Sequence[VariableKind],
+    custom_objects: CustomObjects,
+    num_bytes: int,
 ) -> dict[str, Any]:
     """Checks that a text is safe to load and describes a model with these variables.
 
@@ -87,16 +101,18 @@ def check_architecture(
         text: from `describe`, or from an unknown source.
         variables: shape and dtype of each variable that the model must have.
         custom_objects: classes and functions by name that the text may refer to.
+        num_bytes: size of the text in the file, which limits what may be built from it.
 
     Returns:
         The custom and registered objects that the text refers to.
 
     Raises:
         CompressedFileError: the text does not describe a model, or not one with these
-            variables, or refers to a class that is neither Keras' own, nor registered,
-            nor among the custom objects.
+            variables, or asks for more work than its size justifies, or refers to a
+            class that is neither on the list of Keras' own, nor registered, nor among
+            the custom objects.
     """
-    objects = _checked_objects(text, custom_objects)
+    objects = _checked_objects(text, custom_objects, num_bytes, len(variables))
     sizes = [math.prod(shape) for shape, _ in variables]
     # Keras keeps a list of uninitialized variables per thread. In a thread of its own, the
     # model built without memory leaves none of them behind.
@@ -119,8 +135,20 @@ def variables_of(model: keras.Model) -> list[VariableKind]:
 def _variables_without_memory(
     text: bytes, objects: dict[str, Any], sizes: list[int]
 ) -> list[VariableKind]:
-    with _library_of(json.loads(text)).limited(sizes):
-        return variables_of(_build(text, objects))
+    library = _library_of(json.loads(text))
+    with library.limited(sizes), library.quick_building() as quick:
+        model = _build(text, {**quick, **objects}, unroll=False)
+    steps = library.unrolled_steps(model)
+    if steps > _MAX_STEPS and _is_unrolled(text):
+        raise CompressedFileError(
+            f"The architecture unrolls a recurrence over {steps} steps; at most {_MAX_STEPS} "
+            "are built. Save the model with unroll=False."
+        )
+    return variables_of(model)
+
+
+def _is_unrolled(text: bytes) -> bool:
+    return any(part.get("unroll") for part in dicts_in(json.loads(text)))
 
 
 def _library_of(config: dict[str, Any]) -> Library:
@@ -139,11 +167,14 @@ def _library_of(config: dict[str, Any]) -> Library:
         ) from error
 
 
-def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
+def _build(text: bytes, objects: dict[str, Any], *, unroll: bool = True) -> keras.Model:
     # Keras modifies the configuration that it is given, so every build parses the text.
     config = json.loads(text)
     library = _library_of(config)
     config.pop(_LIBRARY, None)
+    config = edit_dicts(config, lambda part: found_by_name(_not_compiled(part)))
+    if not unroll:
+        config = roll_recurrences(config)
     try:
         model = library.saving.deserialize_keras_object(
             config, custom_objects=objects, safe_mode=True
@@ -167,27 +198,36 @@ def _build(text: bytes, objects: dict[str, Any]) -> keras.Model:
     return model
 
 
-def _checked_objects(text: bytes, custom_objects: CustomObjects) -> dict[str, Any]:
+def _checked_objects(
+    text: bytes, custom_objects: CustomObjects, num_bytes: int, num_variables: int
+) -> dict[str, Any]:
     """Returns the registered and custom objects that a text refers to, if it is safe."""
     objects = dict(custom_objects or {})
     try:
+        check_text(text)
         config = json.loads(text)
-        problem = _problem(config, objects, _library_of(config)) if _is_dict(config) else None
+        if isinstance(config, dict):
+            problem = (
+                work_problem(config, num_bytes)
+                or _problem(config, objects, _library_of(config))
+                or graph_problem(config)
+                or (None if objects else weights_problem(config, num_variables))
+            )
+        else:
+            problem = "no class"
+    except CompressedFileError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CompressedFileError(
             f"The architecture is not readable ({type(error).__name__}). The file is "
             "damaged; copy or download it again."
         ) from error
-    if not _is_dict(config) or problem:
+    if problem:
         raise CompressedFileError(
-            f"The architecture is not loaded, since it has {problem or 'no class'}. Do not "
-            "use the file unless you know where that comes from."
+            f"The architecture is not loaded, since it has {problem}. Do not use the file "
+            "unless you know where that comes from."
         )
     return objects
-
-
-def _is_dict(config: Any) -> bool:
-    return isinstance(config, dict)
 
 
 def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | None:
@@ -195,45 +235,28 @@ def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | No
 
     Adds the registered and custom classes that it meets to `objects`.
     """
-    named = (
-        part
-        for part in dicts_in(config)
-        if part.get("class_name") is not None and part["class_name"] not in _PLAIN
-    )
+    named = (part for part in dicts_in(config) if part.get("class_name") is not None)
     problems = (_class_problem(part, objects, library) for part in named)
     return next(filter(None, problems), None)
 
 
 def _class_problem(
-    config: dict[str, Any], objects: dict[str, Any], library: Library
+    part: dict[str, Any], objects: dict[str, Any], library: Library
 ) -> str | None:
-    name, module = config["class_name"], config.get("module")
-    if name in _UNSAFE:
-        return f"{name!r}, which holds code and not data"
-    is_function = name == "function"
-    key = config.get("config") if is_function else config.get("registered_name") or name
-    if not isinstance(key, str) or not isinstance(name, str):
-        return f"a class without a name ({str(config)[:60]!r})"
-    found = library.saving.get_registered_object(key, custom_objects=objects)
-    if found is not None:
-        objects[key] = found
-        return None
-    problem = _settings_problem(config, library)
-    if problem:
+    problem = code_problem(part)
+    if problem or part["class_name"] in PLAIN:
         return problem
-    modules = library.function_modules if is_function else library.class_modules
-    if isinstance(module, str) and modules.fullmatch(module):
-        return None
-    return (
-        f"{name!r} of {module!r}, which is neither Keras' own nor registered with "
-        "keras.saving.register_keras_serializable nor in custom_objects"
-    )
+    is_function = part["class_name"] == "function"
+    key = part.get("config") if is_function else part.get("registered_name", part["class_name"])
+    if isinstance(key, str):
+        found = objects.get(key) or library.saving.get_registered_object(key)
+        if key in objects or not _is_of(library, found):
+            objects[key] = found
+            return None
+    return name_problem(part, library.package)
 
 
-def _settings_problem(config: dict[str, Any], library: Library) -> str | None:
-    settings = config.get("config")
-    if isinstance(settings, dict) and isinstance(settings.get("vocabulary"), str):
-        return "a vocabulary that is read from another file"
-    if library.is_unsafe(config):
-        return f"{config['class_name']!r} of {str(settings)[:200]}, which may do anything"
-    return None
+def _is_of(library: Library, found: Any) -> bool:
+    """Whether nothing is registered, or a class of the library or of this package."""
+    package = str(getattr(found, "__module__", library.package)).partition(".")[0]
+    return found is None or package in (library.package, __package__.partition(".")[0])

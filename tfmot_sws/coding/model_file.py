@@ -28,7 +28,14 @@ from tfmot_sws.coding.container import (
     write_sections,
 )
 from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.coding.table import DTYPES, TensorEntry, fits, max_entries
+from tfmot_sws.coding.limits import check_memory
+from tfmot_sws.coding.table import (
+    DTYPES,
+    TensorEntry,
+    fits,
+    max_entries,
+    max_tensors,
+)
 from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
 from tfmot_sws.models.libraries import library_of, view_of
@@ -102,8 +109,8 @@ def save_compressed(
     _check_size(model, encoded)
     if not weights_only:
         try:
-            text = decode_text(encoded.architecture)
-            check_architecture(text, variables_of(model), None)
+            text, num_bytes = decode_text(encoded.architecture), len(encoded.architecture)
+            check_architecture(text, variables_of(model), None, num_bytes)
         except CompressedFileError as error:
             raise ValueError(
                 f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
@@ -118,14 +125,16 @@ def load_compressed(
     *,
     model: keras.Model | None = None,
     custom_objects: CustomObjects = None,
+    max_bytes: int | None = None,
 ) -> keras.Model:
     """Loads a model that `save_compressed` wrote, bit for bit, on any Keras backend.
 
     Only integers may change their width: backends store the state of random generators,
     which `Dropout` has for instance, in different dtypes.
 
-    Nothing in the file is executed: lambdas, and classes that are neither Keras' own, nor
-    registered, nor in `custom_objects`, raise an error.
+    A file may name only those parts of Keras that do nothing but arithmetic, and the
+    classes and functions that you registered or pass in `custom_objects`. Lambdas, and all
+    else, raise an error. Time and memory are bounded by the size of the file.
 
     Args:
         path: a `.sws` file.
@@ -133,12 +142,15 @@ def load_compressed(
             then ignored. `None`: build the model that the file describes.
         custom_objects: your own classes and functions by name, unless they are registered
             with `keras.saving.register_keras_serializable`.
+        max_bytes: most bytes of memory that the weights of the model may take. `None`:
+            16 MiB and 1024 times the size of the file; with `model`, no limit.
 
     Returns:
         The model, not compiled; `model` itself if it is given.
 
     Raises:
-        CompressedFileError: the file is damaged, hostile, or of another version.
+        CompressedFileError: the file is damaged, hostile, or of another version, or its
+            weights take more than `max_bytes`.
         ValueError: the file holds weights only and `model` is `None`; or the variables of
             `model` do not match those of the file. `model` then stays unchanged.
     """
@@ -146,14 +158,18 @@ def load_compressed(
     sections = parse_sections(data)
     reader = TensorReader(sections, len(data), version_of(data))
     expected = [entry.kind for entry in reader.entries]
+    if model is None or max_bytes is not None:
+        check_memory(reader.entries, len(data), max_bytes)
     if model is not None:
         _check_variables(model, reader.entries)
         # Decoding everything first keeps the model unchanged if the file is damaged. The
         # symbols take a byte a weight.
         return _fill(model, list(reader.read()))
     if Section.ARCHITECTURE in sections:
-        text = decode_text(sections[Section.ARCHITECTURE], version_of(data))
-        return _fill(build_architecture(text, expected, custom_objects), reader.read())
+        stored = sections[Section.ARCHITECTURE]
+        text, num_bytes = decode_text(stored, version_of(data)), len(stored)
+        built = build_architecture(text, expected, custom_objects, num_bytes)
+        return _fill(built, reader.read())
     raise ValueError(
         f"'{os.fspath(path)}' holds weights only. Build the model by its code and pass it: "
         "load_compressed(path, model=model)."
@@ -212,7 +228,13 @@ def check_stripped(model: Any) -> None:
 
 
 def _check_size(model: keras.Model, encoded: EncodedModel) -> None:
-    size = sum(int(np.prod(v.shape)) for v in view_of(model).variables)
+    variables = view_of(model).variables
+    if len(variables) > max_tensors(encoded.size):
+        raise ValueError(
+            f"The {len(variables)} variables of model '{model.name}' take {encoded.size} "
+            "bytes only. Readers reject such files to limit their time."
+        )
+    size = sum(int(np.prod(v.shape)) for v in variables)
     if size > max_entries(encoded.size):
         raise ValueError(
             f"The {size} weights of model '{model.name}' take {encoded.size} bytes only: "

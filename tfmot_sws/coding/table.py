@@ -35,6 +35,9 @@ _MAX_TABLE_BYTES: Final = 1 << 22
 # bytes. Every trained model fits, and a hostile file cannot claim much memory.
 _FREE_ENTRIES: Final = 1 << 25
 _ENTRIES_PER_BYTE: Final = 1 << 12
+# Likewise for tensors: each costs time, even if it is empty.
+_FREE_TENSORS: Final = 1 << 12
+_BYTES_PER_TENSOR: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,11 @@ def max_entries(num_bytes: int) -> int:
     return _FREE_ENTRIES + _ENTRIES_PER_BYTE * num_bytes
 
 
+def max_tensors(num_bytes: int) -> int:
+    """Returns the number of tensors that a file of this size may declare at most."""
+    return _FREE_TENSORS + num_bytes // _BYTES_PER_TENSOR
+
+
 def encode_table(entries: Sequence[TensorEntry]) -> bytes:
     """Encodes the table."""
     return pack(b"".join(_encode_entry(entry) for entry in entries))
@@ -139,8 +147,14 @@ def decode_table(
         CompressedFileError: the table is damaged, or declares too many weights.
     """
     table = ByteReader(unpack(reader, _MAX_TABLE_BYTES))
-    entries, left = [], max_entries(num_bytes)
+    entries: list[TensorEntry] = []
+    left = max_entries(num_bytes)
     while table.remaining:
+        if len(entries) == max_tensors(num_bytes):
+            raise CompressedFileError(
+                f"The file of {num_bytes} bytes declares more than {max_tensors(num_bytes)} "
+                "tensors, which no model of that size has. Do not use it."
+            )
         entry = _decode_entry(table, _PLAIN[version])
         left -= entry.size
         if left < 0:

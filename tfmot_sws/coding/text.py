@@ -16,6 +16,9 @@ from tfmot_sws.coding.predicted_json import PredictedJson
 
 MAX_TEXT_BYTES: Final = 1 << 23
 _DEFLATED, _PREDICTED = 0, 1
+# A text may have _FREE_BYTES, and _MAX_RATIO more for each of its bytes in the file.
+_FREE_BYTES: Final = 1 << 17
+_MAX_RATIO: Final = 1 << 8
 
 
 def encode_text(text: bytes) -> bytes:
@@ -61,19 +64,20 @@ def decode_text(data: bytes, version: int = VERSION) -> bytes:
     Raises:
         CompressedFileError: the data is damaged, or the text too long.
     """
+    limit = min(MAX_TEXT_BYTES, _FREE_BYTES + _MAX_RATIO * len(data))
     if version == 1:
-        return inflate(data, MAX_TEXT_BYTES, known=shipped_sample())
+        return inflate(data, limit, known=shipped_sample())
     reader = ByteReader(data)
     method = reader.byte()
     if method == _DEFLATED:
-        return inflate(reader.take(reader.remaining), MAX_TEXT_BYTES, known=shipped_sample())
+        return inflate(reader.take(reader.remaining), limit, known=shipped_sample())
     if method != _PREDICTED:
         raise CompressedFileError(
             f"The architecture is coded by method {method}; 0 and 1 are known. The file is "
             "damaged; copy or download it again."
         )
     bits = BitDecoder(reader.take(reader.varint()))
-    rest = inflate(reader.take(reader.remaining), MAX_TEXT_BYTES, known=shipped_sample())
+    rest = inflate(reader.take(reader.remaining), limit, known=shipped_sample())
     try:
         literals = rest.decode().split("\n") if rest else []
         text = _compact(PredictedJson(bits, _samples(), literals, is_reader=True).code())
@@ -85,7 +89,7 @@ def decode_text(data: bytes, version: int = VERSION) -> bytes:
             f"The architecture is not readable ({type(error).__name__}). The file is damaged; "
             "copy or download it again."
         ) from error
-    if literals or len(text) > MAX_TEXT_BYTES:
+    if literals or len(text) > limit:
         raise CompressedFileError(
             f"The architecture has {len(text)} bytes and {len(literals)} parts too many. The "
             "file is damaged or hostile; do not use it."

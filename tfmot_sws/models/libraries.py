@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
 
-# Where Keras' own layers, operations, initializers and the like come from. Functions that
-# read or fetch files (keras.models, keras.utils, keras.saving) are not among them.
-_FUNCTIONS: Final = "activations|constraints|initializers|ops|random|regularizers"
-_CLASSES: Final = _FUNCTIONS + "|dtype_policies|layers|models|quantizers"
+from tfmot_sws.models.quick_building import quick_building
+
 _TF_KERAS: Final = "tf_keras"
 
 
@@ -44,11 +41,12 @@ class Library:
         walk: gives a layer and the layers within it.
         view: gives a model's variables the interface of Keras 3's.
         show_inputs: has a clone learn its inputs as the model knows them.
-        class_modules: modules whose classes a file may name.
-        function_modules: modules whose functions a file may name.
         limited: a context, made from the sizes of the variables that are expected, in
             which a model that asks for larger ones raises `TooLargeError`.
-        is_unsafe: whether the configuration of one of its own classes is not safe to load.
+        quick_building: a context in which a model whose weights are replaced anyway is
+            built in less time; gives custom objects to build it with.
+        unrolled_steps: the longest sequence over which building a model with these
+            layers unrolls a recurrence; 0 where building does not.
         wrap: puts a model under soft weight-sharing; `None` for Keras 3, whose wrapper
             `training` has itself.
         strip_layers: gives a copy of a model without wrapped layers; `None` for Keras 3,
@@ -71,10 +69,9 @@ class Library:
     walk: Callable[[Any], Iterator[Any]]
     view: Callable[[Any], Any]
     show_inputs: Callable[[Any, Any], None]
-    class_modules: re.Pattern[str]
-    function_modules: re.Pattern[str]
     limited: Callable[[Sequence[int]], contextlib.AbstractContextManager[Any]]
-    is_unsafe: Callable[[dict[str, Any]], bool]
+    quick_building: Callable[[], contextlib.AbstractContextManager[dict[str, Any]]]
+    unrolled_steps: Callable[[Any], int]
     wrap: Callable[..., Any] | None = None
     strip_layers: Callable[[Any], Any] | None = None
     squared_gradients: Callable[..., Any] | None = None
@@ -114,10 +111,9 @@ KERAS_3: Final = Library(
     walk=_walk_keras_3,
     view=lambda model: model,
     show_inputs=lambda _model, _clone: None,
-    class_modules=re.compile(rf"keras((\.src)?\.({_CLASSES})(\.\w+)*)?"),
-    function_modules=re.compile(rf"builtins|keras(\.src)?\.({_FUNCTIONS})(\.\w+)*"),
     limited=_NoMemoryScope,
-    is_unsafe=lambda _: False,
+    quick_building=quick_building,
+    unrolled_steps=lambda _model: 0,
 )
 
 

@@ -141,6 +141,15 @@ def as_float32(config: Any) -> Any:
 
 def unroll_recurrences(config: Any) -> Any:
     """A serialised model whose recurrent layers are unrolled over time."""
+    return _with_unroll(config, True)
+
+
+def roll_recurrences(config: Any) -> Any:
+    """A serialised model whose recurrent layers are loops."""
+    return _with_unroll(config, False)
+
+
+def _with_unroll(config: Any, unroll: bool) -> Any:
     return edit_dicts(
-        config, lambda part: {**part, "unroll": True} if "unroll" in part else part
+        config, lambda part: {**part, "unroll": unroll} if "unroll" in part else part
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -20,15 +19,6 @@ from tfmot_sws.tf_keras_adapter.layer_wrapper import (
 from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing
 from tfmot_sws.tf_keras_adapter.sensitivity import squared_gradients
 from tfmot_sws.tf_keras_adapter.views import view_of_tf_keras
-
-_FUNCTIONS: Final = "activations|constraints|initializers|regularizers"
-_ENGINE: Final = r"tf_keras\.src\.(engine\.(functional|sequential)|layers\.core\.tf_op_layer)"
-# Layers that call a function of TensorFlow by its name; there are some that read files.
-_BY_NAME: Final = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod")
-_SAFE_NAMES: Final = re.compile(
-    r"(__operators__|math|nn)\.\w+|cast|concat|expand_dims|reshape|squeeze|stack|transpose"
-)
-
 
 # Room for states of random generators, which are no weights of the model.
 _SLACK: Final = 1024
@@ -54,12 +44,30 @@ def _limited(sizes: Sequence[int]) -> Iterator[None]:
         yield
 
 
-def _is_unsafe(config: dict[str, Any]) -> bool:
-    if config["class_name"] not in _BY_NAME:
-        return False
-    settings = config.get("config")
-    function = settings.get("function") if isinstance(settings, dict) else None
-    return not (isinstance(function, str) and _SAFE_NAMES.fullmatch(function))
+@contextlib.contextmanager
+def _quick_building() -> Iterator[dict[str, Any]]:
+    """Replaces the initial values of large variables by zeros."""
+
+    def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
+        shape, dtype = tf.TensorShape(kwargs.get("shape")), kwargs.get("dtype")
+        known = shape.is_fully_defined() and dtype is not None
+        if known and callable(kwargs["initial_value"]) and shape.num_elements() > _SLACK:
+            kwargs["initial_value"] = lambda: tf.zeros(shape, dtype)
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(create):
+        yield {}
+
+
+def _unrolled_steps(model: tf_keras.Model) -> int:
+    """The longest axis but the first and the last that a recurrent or wrapped layer sees."""
+    longest = 0
+    for layer in _walk(model):
+        if hasattr(layer, "unroll") or isinstance(layer, tf_keras.layers.Wrapper):
+            for node in range(len(layer.inbound_nodes)):
+                shapes = tf.nest.flatten(layer.get_input_shape_at(node)[1:-1])
+                longest = max([longest, *(length or 0 for length in shapes)])
+    return longest
 
 
 def _walk(layer: Any) -> Iterator[Any]:
@@ -92,12 +100,9 @@ TF_KERAS: Final = Library(
     walk=_walk,
     view=view_of_tf_keras,
     show_inputs=_show_inputs,
-    class_modules=re.compile(
-        rf"keras(\.({_FUNCTIONS}|layers|mixed_precision|models)(\.\w+)*)?|{_ENGINE}"
-    ),
-    function_modules=re.compile(rf"builtins|keras\.({_FUNCTIONS})(\.\w+)*"),
     limited=_limited,
-    is_unsafe=_is_unsafe,
+    quick_building=_quick_building,
+    unrolled_steps=_unrolled_steps,
     wrap=wrap,
     strip_layers=strip_layers,
     squared_gradients=squared_gradients,
