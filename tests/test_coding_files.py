@@ -7,6 +7,7 @@ The fuzz tests try a few hundred damaged files. A long run takes about ten minut
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -273,6 +274,23 @@ def test_failed_write_leaves_the_old_file(small, file, monkeypatch):
         sws.save_compressed(cluster(small, np.random.default_rng(9)), file)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_files_in_memory_are_written_and_read(small):
+    file = io.BytesIO()
+    sws.save_compressed(small, file)
+    file.seek(0)
+    assert bits_of(sws.load_compressed(file)) == bits_of(small)
+    assert len(file.getvalue()) == sws.coded_sizes(small).total
+    with pytest.raises(TypeError, match="opened as text"):
+        sws.save_compressed(small, io.StringIO())
+
+
+def test_a_bad_path_is_an_error_before_any_work(tmp_path):
+    for path in ("", ".", tmp_path):
+        with pytest.raises(IsADirectoryError):
+            sws.save_compressed("no model", path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_stored_is_turned_down(small, tmp_path):

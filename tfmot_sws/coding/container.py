@@ -6,13 +6,12 @@ See `docs/format.md` for the whole format.
 from __future__ import annotations
 
 import enum
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 
 from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.errors import CompressedFileError
-from tfmot_sws.whole_file import replacing
+from tfmot_sws.whole_file import PathOrFile, write_whole
 
 MAGIC = b"SWS"
 # Written are files of the last version, read are those of all.
@@ -29,10 +28,9 @@ class Section(enum.IntEnum):
     INDICES = 2
 
 
-def write_sections(path: str | os.PathLike[str], parts: Mapping[Section, bytes]) -> None:
+def write_sections(target: PathOrFile, parts: Mapping[Section, bytes]) -> None:
     """Writes a file; a file already there stays whole until the new one is complete."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(frame(parts))
+    write_whole(target, frame(parts))
 
 
 def frame(parts: Mapping[Section, bytes]) -> Iterable[bytes]:

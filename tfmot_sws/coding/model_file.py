@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from tfmot_sws.coding.architecture import (
     variables_of,
 )
 from tfmot_sws.coding.container import (
+    MAGIC,
     Section,
     frame,
     parse_sections,
@@ -41,6 +40,7 @@ from tfmot_sws.coding.text import decode_text, encode_text
 from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import finalize
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.whole_file import PathOrFile, check_writable, name_of, read_beginning_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EncodedModel:
 
 def save_compressed(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: PathOrFile,
     *,
     weights_only: bool = False,
     float16_rest: bool = False,
@@ -82,7 +82,8 @@ def save_compressed(
 
     Args:
         model: a plain built Keras model, such as `strip_soft_weight_sharing` returns.
-        path: path of the file; the name should end in `.sws`.
+        path: path of the file, whose name should end in `.sws`; or a file opened in binary
+            mode, such as `io.BytesIO()`.
         weights_only: leave the architecture out. Such a file is loaded into a model
             built by code: `load_compressed(path, model=model)`.
         float16_rest: store float32 variables without codebook as float16. This is NOT
@@ -90,8 +91,10 @@ def save_compressed(
             A variable with a magnitude above 65504, or with NaN, stays float32.
 
     Raises:
-        TypeError: `model` is still wrapped, or is not a Keras model.
-        ValueError: it is not built; its architecture cannot be stored or rebuilt (it has
+        OSError: the file cannot be written.
+        TypeError: `model` is still wrapped, or is not a Keras model; or `path` is neither
+            a path nor a binary file.
+        ValueError: the model is not built; its architecture cannot be stored or rebuilt (it has
             lambdas, say) and `weights_only` is off; or a dtype cannot be stored.
 
     Example:
@@ -105,6 +108,7 @@ def save_compressed(
         >>> np.array_equal(loaded.layers[0].kernel, np.eye(8, 4))
         True
     """
+    check_writable(path)
     encoded = encode_model(model, weights_only=weights_only, float16_rest=float16_rest)
     _check_size(model, encoded)
     if not weights_only:
@@ -121,7 +125,7 @@ def save_compressed(
 
 
 def load_compressed(
-    path: str | os.PathLike[str],
+    path: PathOrFile,
     *,
     model: keras.Model | None = None,
     custom_objects: CustomObjects = None,
@@ -137,7 +141,7 @@ def load_compressed(
     else, raise an error. Time and memory are bounded by the size of the file.
 
     Args:
-        path: a `.sws` file.
+        path: path of a `.sws` file, or a file opened in binary mode.
         model: a built model to fill with the weights; the architecture in the file is
             then ignored. `None`: build the model that the file describes.
         custom_objects: your own classes and functions by name, unless they are registered
@@ -151,10 +155,11 @@ def load_compressed(
     Raises:
         CompressedFileError: the file is damaged, hostile, or of another version, or its
             weights take more than `max_bytes`.
+        OSError: the file cannot be read.
         ValueError: the file holds weights only and `model` is `None`; or the variables of
             `model` do not match those of the file. `model` then stays unchanged.
     """
-    data = pathlib.Path(path).read_bytes()
+    data = read_beginning_with(path, MAGIC)
     sections = parse_sections(data)
     reader = TensorReader(sections, len(data), version_of(data))
     expected = [entry.kind for entry in reader.entries]
@@ -171,7 +176,7 @@ def load_compressed(
         built = build_architecture(text, expected, custom_objects, num_bytes)
         return _fill(built, reader.read())
     raise ValueError(
-        f"'{os.fspath(path)}' holds weights only. Build the model by its code and pass it: "
+        f"'{name_of(path)}' holds weights only. Build the model by its code and pass it: "
         "load_compressed(path, model=model)."
     )
 

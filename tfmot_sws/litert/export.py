@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 import keras
@@ -16,7 +15,7 @@ from tfmot_sws.litert.verification import Verification, verify_tflite
 from tfmot_sws.models.batch_norm import warn_of_lost_clusters
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
 from tfmot_sws.models.wrapped import is_wrapped
-from tfmot_sws.whole_file import replacing
+from tfmot_sws.whole_file import PathOrFile, check_writable, write_whole
 
 __all__ = [
     "FORMATS",
@@ -93,7 +92,7 @@ def convert_to_tflite(
 
 def export(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    path: PathOrFile,
     weights: str = "float32",
     *,
     representative_data: Any = None,
@@ -103,7 +102,8 @@ def export(
 
     Args:
         model: as for `convert_to_tflite`.
-        path: the file to write. An old file is replaced after the new one is checked.
+        path: the file to write, or a file opened in binary mode. An old file is replaced
+            after the new one is checked.
         weights: as for `convert_to_tflite`.
         representative_data: as for `convert_to_tflite`.
         sample: as for `convert_to_tflite`.
@@ -115,9 +115,9 @@ def export(
         OSError: the file cannot be written.
         Exception: any error of `convert_to_tflite`; then nothing is written.
     """
+    check_writable(path)
     tflite, verification = _convert_and_verify(model, weights, representative_data, sample)
-    with replacing(path) as temporary:
-        temporary.write_bytes(tflite)
+    write_whole(path, [tflite])
     return verification
 
 
