@@ -44,7 +44,7 @@ EXTERNAL = {
         "litert/converter.py",
         "litert/formats.py",
     },
-    "ai_edge_litert": {"litert/file.py", "litert/interpreter.py"},
+    "ai_edge_litert": {"litert/file.py", "litert/frugal_file.py", "litert/interpreter.py"},
     "ai_edge_quantizer": {"litert/int8_grid.py"},
     "tflite_micro": {"litert/tflm.py"},
     "tf_keras": {"tf_keras_adapter/"},

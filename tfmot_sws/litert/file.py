@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tfmot_sws.litert.frugal_file import read_weights
+
 # Types of weights. Constants of other types are shapes, axes, and biases of integer files.
 _DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
 
@@ -53,8 +55,11 @@ def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
     Returns:
         One record per tensor, in the order of the file. Look-up tables for TensorFlow Lite
         Micro are left out, because the file does not store them as tensors.
+
+    Raises:
+        ValueError: the data is no .tflite file, or one made to take long.
     """
-    return tuple(_count(*constant) for constant in constants(parse(tflite)))
+    return tuple(_count(*constant) for constant in constants(read_weights(tflite)))
 
 
 def parse(tflite: bytes) -> Any:
@@ -128,5 +133,8 @@ def _greatest_per_channel(tensor: Any, values: NDArray) -> int:
     scales = getattr(tensor.quantization, "scale", None)
     if scales is None or len(scales) < 2:
         return int(np.unique(values).size)
+    if not values.size:
+        return 0
     channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
-    return max(int(np.unique(channel).size) for channel in channels)
+    ordered = np.sort(channels.reshape(len(channels), -1), axis=1)
+    return 1 + int(np.count_nonzero(np.diff(ordered, axis=1), axis=1).max())
