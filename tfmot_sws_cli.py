@@ -82,11 +82,13 @@ def parser() -> argparse.ArgumentParser:
         help="inputs for the check that outputs agree (default: the representative data, or "
         "random inputs)",
     )
-    export.add_argument(
-        "--trust",
-        action="store_true",
-        help="run code that a .keras file holds, in Lambda layers; for files of your own",
-    )
+    for command in (report, compress, export):
+        command.add_argument(
+            "--trust",
+            action="store_true",
+            help="load a .keras file of your own whatever it holds: code in Lambda layers, and "
+            "parts of Keras that a file of a stranger may not name",
+        )
     return top
 
 

@@ -52,6 +52,7 @@ EXTERNAL = {
     "matplotlib": {"visualization/"},
     "tensorboard": {"visualization/tensorboard.py"},
     "constriction": {"coding/range_coder.py"},
+    "h5py": {"coding/keras_file.py"},
     "jax": {"backend/"},
     "torch": {"backend/"},
 }

@@ -16,6 +16,7 @@ import keras
 from rich.console import Console
 
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.keras_file import check_keras_file
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.litert.export import FORMATS, export
 from tfmot_sws.litert.input_files import load_inputs
@@ -90,7 +91,7 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     if path.suffix == ".tflite":
         report = tflite_report(path.read_bytes())
     else:
-        model = _load(path)
+        model = _load(path, arguments.trust)
         with _status(f"Counting {path.name}"):
             report = compression_report(model)
     if not arguments.json:
@@ -100,7 +101,7 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments, (".keras",), ".sws")
-    model = _load(source)
+    model = _load(source, arguments.trust)
     with _status(f"Compressing {source.name}"):
         save_compressed(
             model,
@@ -160,14 +161,26 @@ def _load(path: pathlib.Path, trust: bool = False) -> Any:
 
     Args:
         path: the file.
-        trust: whether code in a .keras file, in Lambda layers, may run.
+        trust: whether a .keras file may do what it likes: run code, in Lambda layers, and
+            name any part of Keras.
     """
     if not path.is_file():
         raise FileNotFoundError(f"'{path}': no such file")
     with _status(f"Reading {path.name}"):
         if path.suffix == ".sws":
             return load_compressed(path)
+        if not trust:
+            _check_keras_file(path)
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
+
+
+def _check_keras_file(path: pathlib.Path) -> None:
+    try:
+        check_keras_file(path)
+    except CompressedFileError as error:
+        raise CompressedFileError(
+            f"{error} With --trust a file of your own is loaded."
+        ) from error
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[Any]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from tfmot_sws.coding.table import DTYPES
+from tfmot_sws.models.rebuild import dicts_in
 
 # Values, not classes, that Keras stores with a class name.
 CONSTANTS: Final = ("__tensor__", "__numpy__")
@@ -35,6 +37,7 @@ _DOCUMENTED: Final = {
 }
 # Layers of tf_keras that call a function of TensorFlow by its name.
 _BY_NAME: Final = ("TFOpLambda", "SlicingOpLambda")
+_OF_COMPILING: Final = re.compile(r"builtins|keras\.(losses|metrics|optimizers(\.schedules)?)")
 _MODULES_OF_FUNCTIONS: Final = ("builtins", "keras.activations")
 
 
@@ -92,6 +95,16 @@ def name_problem(part: dict[str, Any], package: str) -> str | None:
     if name in _BY_NAME and not _is_in(names.functions, settings.get("function")):
         return f"{name!r} of {str(settings.get('function'))[:60]!r}, which may do anything"
     return next(filter(None, (_setting_problem(*s, names) for s in settings.items())), None)
+
+
+def compile_problem(config: Any) -> str | None:
+    """Names what is wrong with the losses, metrics and optimizers in a configuration."""
+    compiled = (part["compile_config"] for part in dicts_in(config) if "compile_config" in part)
+    for part in dicts_in(list(compiled)):
+        module = str(part.get("module"))
+        if part.get("class_name") is not None and not _OF_COMPILING.fullmatch(module):
+            return f"{str(part['class_name'])[:60]!r} of {module!r} to compile with"
+    return None
 
 
 _ADVICE: Final = (

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import keras
 
-from tfmot_sws.coding.allowed import PLAIN, code_problem, name_problem
+from tfmot_sws.coding.allowed import PLAIN, code_problem, compile_problem, name_problem
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.limits import check_text, weights_problem, work_problem
 from tfmot_sws.coding.stored_graph import graph_problem
-from tfmot_sws.coding.table import VariableKind, fits
+from tfmot_sws.coding.table import DTYPES, TensorEntry, VariableKind, fits
 from tfmot_sws.models.libraries import (
     Library,
     TooLargeError,
@@ -25,6 +25,7 @@ from tfmot_sws.models.libraries import (
 )
 from tfmot_sws.models.quick_building import found_by_name
 from tfmot_sws.models.rebuild import dicts_in, edit_dicts, roll_recurrences
+from tfmot_sws.models.wrapped import Wrapped
 
 CustomObjects = Mapping[str, Any] | None
 
@@ -112,7 +113,7 @@ def check_architecture(
             class that is neither on the list of Keras' own, nor registered, nor among
             the custom objects.
     """
-    objects = _checked_objects(text, custom_objects, num_bytes, len(variables))
+    objects = _checked_objects(_parsed(text), custom_objects, num_bytes, len(variables))
     sizes = [math.prod(shape) for shape, _ in variables]
     # Keras keeps a list of uninitialized variables per thread. In a thread of its own, the
     # model built without memory leaves none of them behind.
@@ -125,6 +126,33 @@ def check_architecture(
             "written with another version of a custom class."
         )
     return objects
+
+
+def check_keras_architecture(text: bytes, max_bytes: int) -> None:
+    """Checks the configuration in a `.keras` file, from an unknown source.
+
+    Args:
+        text: the configuration as JSON.
+        max_bytes: most bytes that the variables of the model may take in memory.
+
+    Raises:
+        CompressedFileError: the text is not safe to load, or the model takes more.
+    """
+    config = _parsed(text)
+    # Keras builds the losses and metrics of models within the model, and calls none of them.
+    _refuse(compile_problem(config))
+    config = edit_dicts(config, _not_compiled)
+    # The text is not compressed. In a .sws file it takes a fortieth or so.
+    objects = _checked_objects(config, None, len(text) // 40)
+    text = json.dumps(config).encode()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        made = thread.submit(_variables_without_memory, text, objects, [max_bytes]).result()
+    needed = sum(TensorEntry(*kind).num_bytes for kind in made if kind[1] in DTYPES)
+    if needed > max_bytes:
+        raise CompressedFileError(
+            f"The architecture asks for variables of {needed} bytes, more than the "
+            f"{max_bytes} that the size of the file justifies. Do not use it."
+        )
 
 
 def variables_of(model: keras.Model) -> list[VariableKind]:
@@ -199,35 +227,43 @@ def _build(text: bytes, objects: dict[str, Any], *, unroll: bool = True) -> kera
 
 
 def _checked_objects(
-    text: bytes, custom_objects: CustomObjects, num_bytes: int, num_variables: int
+    config: dict[str, Any],
+    custom_objects: CustomObjects,
+    num_bytes: int,
+    num_variables: int | None = None,
 ) -> dict[str, Any]:
     """Returns the registered and custom objects that a text refers to, if it is safe."""
     objects = dict(custom_objects or {})
+    problem = (
+        work_problem(config, num_bytes)
+        or _problem(config, objects, _library_of(config))
+        or graph_problem(config)
+    )
+    if not problem and not objects and num_variables is not None:
+        problem = weights_problem(config, num_variables)
+    _refuse(problem)
+    return objects
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    check_text(text)
     try:
-        check_text(text)
         config = json.loads(text)
-        if isinstance(config, dict):
-            problem = (
-                work_problem(config, num_bytes)
-                or _problem(config, objects, _library_of(config))
-                or graph_problem(config)
-                or (None if objects else weights_problem(config, num_variables))
-            )
-        else:
-            problem = "no class"
-    except CompressedFileError:
-        raise
     except (ValueError, RecursionError) as error:
         raise CompressedFileError(
             f"The architecture is not readable ({type(error).__name__}). The file is "
             "damaged; copy or download it again."
         ) from error
+    _refuse(None if isinstance(config, dict) else "no class")
+    return dict(config)
+
+
+def _refuse(problem: str | None) -> None:
     if problem:
         raise CompressedFileError(
             f"The architecture is not loaded, since it has {problem}. Do not use the file "
             "unless you know where that comes from."
         )
-    return objects
 
 
 def _problem(config: Any, objects: dict[str, Any], library: Library) -> str | None:
@@ -250,6 +286,8 @@ def _class_problem(
     key = part.get("config") if is_function else part.get("registered_name", part["class_name"])
     if isinstance(key, str):
         found = objects.get(key) or library.saving.get_registered_object(key)
+        if isinstance(found, type) and issubclass(found, Wrapped):
+            return f"{key!r}: call strip_soft_weight_sharing, and store the model that it gives"
         if key in objects or not _is_of(library, found):
             objects[key] = found
             return None

@@ -18,7 +18,7 @@ from tfmot_sws.models.rebuild import dicts_in
 _FREE_BYTES: Final = 1 << 24
 _BYTES_PER_BYTE: Final = 1 << 10
 # Layers and calls of layers, likewise. Each takes a millisecond or so.
-_FREE_CALLS: Final = 1 << 10
+_FREE_CALLS: Final = 1 << 8
 _BYTES_PER_CALL: Final = 2
 # Values in the text, each of which takes up to 100 bytes once it is parsed.
 _MAX_VALUES: Final = 1 << 19
@@ -32,6 +32,7 @@ _SHAPES_AND_SEEDS: Final = (
     "seed",
     "seed_generator",
     "shape",
+    "shared_object_id",
     "value",
 )
 # Settings for which Keras makes lists, tables or loops of that length.

@@ -72,7 +72,7 @@ def _num_ready(layer: dict[str, Any]) -> int:
     An input layer has one. So has a model that knows its inputs, in tf_keras. Keras 3 does
     not count it, and notices by itself where an input never comes.
     """
-    if not layer["inbound_nodes"]:
+    if layer.get("class_name") == "InputLayer":
         return 1
     config = layer.get("config")
     inner = config.get("layers") if isinstance(config, dict) else None
