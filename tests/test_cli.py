@@ -8,7 +8,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from hostile import packed, values_of
 from keras import layers
+from rich.console import Console
 
 import tfmot_sws as sws
 from tfmot_sws_cli import main, parser
@@ -271,3 +273,40 @@ def test_trust_runs_lambda_layers(source, capsys):
     assert "'Lambda', which holds code" in line
     assert "--trust" in line
     assert main([*arguments, "--trust"]) == 0
+
+
+HOSTILE_NAME = "a\x1b[2J\x07\r\n[bold red]b:boom:\u202ec"
+SHOWN_NAME = r"a\x1b[2J\x07\r\n[bold red]b:boom:\u202ec"
+# What would move the cursor, ring, or turn the direction of writing.
+CONTROL = set("\x1b\x07\r\u202e")
+
+
+def test_names_from_files_are_shown_as_text(source, capsys):
+    model = keras.models.load_model(source)
+    model.layers[0].name = HOSTILE_NAME
+    model.layers[0].kernel.assign(np.zeros((12, 16)))
+    file = source.with_suffix(".sws")
+    sws.save_compressed(model, file)
+    assert main(["report", str(file)]) == 0
+    assert not set(capsys.readouterr().out) & CONTROL
+    console = Console(width=400, color_system="truecolor", force_terminal=True)
+    with console.capture() as captured:
+        sws.compression_report(sws.load_compressed(file)).print(console)
+    # Once in the table, once among the tensors that are all zero.
+    assert captured.get().count(f"{SHOWN_NAME}/kernel") == 2
+
+
+def test_messages_about_files_are_shown_as_text(source, capsys):
+    model = keras.models.load_model(source)
+    config = keras.saving.serialize_keras_object(model)
+    config["config"]["layers"][1]["class_name"] = HOSTILE_NAME
+    config["config"]["layers"][1]["config"][HOSTILE_NAME + "_activation"] = HOSTILE_NAME
+    file = source.with_suffix(".sws")
+    file.write_bytes(packed(config, values_of(model)))
+    for json_flag in ([], ["--json"]):
+        assert main(["report", str(file), *json_flag]) == 1
+        captured = capsys.readouterr()
+        assert not set(captured.err + captured.out) & CONTROL
+    with pytest.raises(sws.CompressedFileError) as caught:
+        sws.load_compressed(file)
+    assert str(caught.value).isprintable()

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 ORDER = (
     "_version",
     "gzip_size",
+    "plain_text",
     "whole_file",
     "backend",
     "prior",

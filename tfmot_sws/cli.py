@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import keras
 from rich.console import Console
+from rich.text import Text
 
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.keras_file import check_keras_file
@@ -21,6 +22,7 @@ from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.litert.export import FORMATS, export
 from tfmot_sws.litert.input_files import load_inputs
 from tfmot_sws.litert.report import tflite_report
+from tfmot_sws.plain_text import cell, plain
 from tfmot_sws.report import compression_report
 from tfmot_sws.whole_file import replacing
 
@@ -80,8 +82,8 @@ def _text(error: BaseException) -> str:
 
 
 def _print_line(text: str) -> None:
-    line = " ".join(text.split())[:_MAX_LINE]
-    Console(stderr=True, soft_wrap=True).print(f"tfmot-sws: {line}", markup=False)
+    line = " ".join(map(plain, text.split()))[:_MAX_LINE]
+    Console(stderr=True, soft_wrap=True).print(Text(f"tfmot-sws: {line}"))
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _check_keras_file(path: pathlib.Path) -> None:
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[Any]:
-    return Console(stderr=True).status(f"{text} ...")
+    return Console(stderr=True).status(cell(f"{text} ..."))
 
 
 def _written(
@@ -192,9 +194,8 @@ def _written(
 ) -> dict[str, Any]:
     sizes = source.stat().st_size, target.stat().st_size
     if not arguments.json:
-        Console(soft_wrap=True).print(
-            f"{source} ({sizes[0]:,} bytes) -> {target} ({sizes[1]:,} bytes)", markup=False
-        )
+        written = f"{source} ({sizes[0]:,} bytes) -> {target} ({sizes[1]:,} bytes)"
+        Console(soft_wrap=True).print(Text(written))
     return {
         "source": str(source),
         "target": str(target),

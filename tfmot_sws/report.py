@@ -14,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tfmot_sws.coding.model_file import check_stripped
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import view_of
+from tfmot_sws.plain_text import cell, plain
 
 # Columns that a narrow terminal omits, in this order.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
@@ -337,8 +339,10 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
     parts = ", ".join(f"{name} {size:,}" for name, size in report.coded.parts.items())
     table = Table(
         title="Compression report",
-        caption=f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
-        f"Coded: the .sws file ({parts}). {report.advice}" + _warning(report),
+        caption=Text(
+            f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
+            f"Coded: the .sws file ({parts}). {report.advice}" + _warning(report)
+        ),
         box=SIMPLE,
         padding=(0, 1, 0, 0),
         show_footer=True,
@@ -358,7 +362,7 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
 
 def _warning(report: CompressionReport) -> str:
     """Names the tensors through which nothing passes."""
-    dead = [tensor.path for tensor in report.tensors if tensor.is_dead]
+    dead = [plain(tensor.path) for tensor in report.tensors if tensor.is_dead]
     if not dead:
         return ""
     return f"\nALL ZERO, so that nothing passes through: {', '.join(dead)}."
@@ -380,9 +384,9 @@ def _total_cells(report: CompressionReport) -> dict[str, str]:
     }
 
 
-def _cells(t: TensorReport) -> dict[str, str]:
+def _cells(t: TensorReport) -> dict[str, str | Text]:
     return {
-        "tensor": t.path,
+        "tensor": cell(t.path),
         "shape": "x".join(map(str, t.shape)) or "scalar",
         "zeros": f"{t.zeros / max(t.size, 1):.1%}{' !' if t.is_dead else ''}",
         "values": f"{t.distinct:,}" if t.clustered else "-",

@@ -26,6 +26,7 @@ from tfmot_sws.models.libraries import (
 from tfmot_sws.models.quick_building import found_by_name
 from tfmot_sws.models.rebuild import dicts_in, edit_dicts, roll_recurrences
 from tfmot_sws.models.wrapped import Wrapped
+from tfmot_sws.plain_text import plain
 
 CustomObjects = Mapping[str, Any] | None
 
@@ -214,7 +215,9 @@ def _build(text: bytes, objects: dict[str, Any], *, unroll: bool = True) -> kera
         ) from error
     # Keras and custom classes may raise any exception at a damaged configuration.
     except Exception as error:
-        reason = str(error).partition("\n")[0][:200]
+        # Keras puts whole configurations in front of the cause.
+        cause = str(error).rpartition("Exception encountered: ")[2]
+        reason = plain(cause.partition("\n")[0][:200])
         raise CompressedFileError(
             f"The architecture cannot be built ({type(error).__name__}: {reason}). The file "
             "is damaged, or was written by another version of Keras or of a custom class."
@@ -261,8 +264,8 @@ def _parsed(text: bytes) -> dict[str, Any]:
 def _refuse(problem: str | None) -> None:
     if problem:
         raise CompressedFileError(
-            f"The architecture is not loaded, since it has {problem}. Do not use the file "
-            "unless you know where that comes from."
+            f"The architecture is not loaded, since it has {plain(problem)}. Do not use the "
+            "file unless you know where that comes from."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from tfmot_sws.models.rebuild import dicts_in
 
 # Layers that Keras visits on its passes over a graph, a microsecond each.
-_MAX_VISITS: Final = 1 << 20
+_MAX_VISITS: Final = 1 << 18
 _CONSTANT: Final = "_CONSTANT_VALUE"
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
+from tfmot_sws.plain_text import cell
 
 # The schema's generated code checks nothing, and raises any of these on a damaged file.
 _DAMAGED = (AttributeError, IndexError, OverflowError, TypeError, ValueError, struct.error)
@@ -46,7 +47,7 @@ class TfliteReport:
             shape = "x".join(map(str, t.shape)) or "scalar"
             zeros = f"{t.zeros / max(t.size, 1):.1%}"
             counts = f"{t.distinct:,}", f"{t.stored_bytes:,}"
-            table.add_row(t.name, shape, t.dtype, zeros, *counts)
+            table.add_row(cell(t.name), shape, t.dtype, zeros, *counts)
         table.caption = f"{self.gzip_bytes:,} bytes under gzip"
         (console or Console()).print(table)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.plain_text import cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class SharingReport:
             table.add_column(name, justify="right")
         for t in self.tensors:
             table.add_row(
-                t.path,
+                cell(t.path),
                 "x".join(map(str, t.shape)) or "scalar",
                 f"{t.scale:.3g}",
                 f"{t.sensitivity:.1e}" if t.sensitivity else "not measured",
