@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # rooms are rooms of their own.
 ORDER = (
     "_version",
+    "arguments",
     "gzip_size",
     "plain_text",
     "whole_file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.arguments import check_flags, check_integer, check_kind
 from tfmot_sws.coding.architecture import (
     CustomObjects,
     build_architecture,
@@ -37,7 +38,7 @@ from tfmot_sws.coding.table import (
 )
 from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader, encode_tensors
 from tfmot_sws.coding.text import decode_text, encode_text
-from tfmot_sws.models.libraries import library_of, view_of
+from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import finalize
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.whole_file import PathOrFile, check_writable, name_of, read_beginning_with
@@ -159,6 +160,12 @@ def load_compressed(
         ValueError: the file holds weights only and `model` is `None`; or the variables of
             `model` do not match those of the file. `model` then stays unchanged.
     """
+    if model is not None:
+        check_model(model)
+    if custom_objects is not None:
+        check_kind("custom_objects", custom_objects, Mapping, "a mapping of names to classes")
+    if max_bytes is not None:
+        check_integer("max_bytes", max_bytes, 0)
     data = read_beginning_with(path, MAGIC)
     sections = parse_sections(data)
     reader = TensorReader(sections, len(data), version_of(data))
@@ -185,6 +192,7 @@ def encode_model(
     model: keras.Model, *, weights_only: bool = False, float16_rest: bool = False
 ) -> EncodedModel:
     """Encodes a model; the arguments are those of `save_compressed`."""
+    check_flags(weights_only=weights_only, float16_rest=float16_rest)
     check_stripped(model)
     architecture = b"" if weights_only else encode_text(describe(model))
     arrays = _Arrays(view_of(model).variables)
@@ -218,8 +226,7 @@ def check_stripped(model: Any) -> None:
         TypeError: it is not a Keras model, or still wrapped.
         ValueError: it is not built.
     """
-    if not isinstance(model, library_of(model).model):
-        raise TypeError(f"Expected a Keras model; received {type(model).__name__}.")
+    check_model(model)
     if wrapped_parts(model):
         raise TypeError(
             f"Expected a stripped model; received a wrapped one, '{model.name}'. Call "

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import keras
 
+from tfmot_sws.arguments import check_choice
 from tfmot_sws.litert import formats as tflite_formats
 from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.formats import Job, first_examples
@@ -13,6 +14,8 @@ from tfmot_sws.litert.interpreter import predict_tflite
 from tfmot_sws.litert.process import make_on_tensorflow
 from tfmot_sws.litert.verification import Verification, verify_tflite
 from tfmot_sws.models.batch_norm import warn_of_lost_clusters
+from tfmot_sws.models.examples import check_examples
+from tfmot_sws.models.libraries import check_model
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.whole_file import PathOrFile, check_writable, write_whole
@@ -128,6 +131,9 @@ def _convert_and_verify(
     form = tflite_formats.FORMATS[weights]
     if representative_data is not None:
         representative_data = first_examples(representative_data)
+        check_examples("representative_data", representative_data, model)
+    if sample is not None:
+        check_examples("sample", sample, model)
     sample = representative_data if sample is None else sample
     form.check(Job(model, representative_data, sample))
     # Elsewhere the process on TensorFlow gives this warning.
@@ -163,5 +169,5 @@ def _check(model: keras.Model, weights: str) -> None:
             "convert_to_tflite expects a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
         )
-    if weights not in FORMATS:
-        raise ValueError(f"weights must be one of {FORMATS}; received {weights!r}.")
+    check_model(model)
+    check_choice("weights", weights, FORMATS)

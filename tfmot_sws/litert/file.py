@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.litert.frugal_file import read_weights
+from tfmot_sws.litert.frugal_file import check_tflite, read_weights
 
 # Types of weights. Constants of other types are shapes, axes, and biases of integer files.
 _DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
+
+# The schema's generated code checks nothing, and raises any of these on a damaged file.
+_DAMAGED: Final = (
+    AttributeError,
+    IndexError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +68,13 @@ def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
         Micro are left out, because the file does not store them as tensors.
 
     Raises:
-        ValueError: the data is no .tflite file, or one made to take long.
+        ValueError: the data is no readable .tflite file, or one made to take long.
     """
-    return tuple(_count(*constant) for constant in constants(read_weights(tflite)))
+    check_tflite(tflite)
+    try:
+        return tuple(_count(*constant) for constant in constants(read_weights(tflite)))
+    except _DAMAGED as error:
+        raise ValueError(f"Not a readable .tflite file: {error}") from error
 
 
 def parse(tflite: bytes) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import keras
 import numpy as np
 
+from tfmot_sws.arguments import check_kind
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError, convert, with_batch_of_one
 from tfmot_sws.litert.file import has_loop, parse, stored_tensors
@@ -193,6 +194,8 @@ def first_examples(data: Any) -> Any:
         return keras.tree.map_structure(
             lambda array: np.asarray(array)[:_CALIBRATION_EXAMPLES], data
         )
+    kind = type(None) if isinstance(data, str | bytes) else Iterable
+    check_kind("representative_data", data, kind, "arrays, or an iterable of batches")
     batches, total = [], 0
     for batch in data:
         inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]

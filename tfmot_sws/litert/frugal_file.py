@@ -49,6 +49,17 @@ class _Budget:
             )
 
 
+def check_tflite(tflite: Any) -> None:
+    """Raises an error if this is not the content of a .tflite file."""
+    if not isinstance(tflite, bytes | bytearray | memoryview):
+        raise TypeError(
+            "Expected the bytes of a .tflite file; received "
+            f"{type(tflite).__name__} {str(tflite)[:60]!r}."
+        )
+    if bytes(tflite[4:8]) != b"TFL3":
+        raise ValueError(f"Not a .tflite file: it begins with {bytes(tflite[:8])!r}.")
+
+
 def read_weights(tflite: bytes) -> Any:
     """Returns the graphs, tensors and buffers of a file, with the names of LiteRT's schema.
 
@@ -60,8 +71,7 @@ def read_weights(tflite: bytes) -> Any:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if tflite[4:8] != b"TFL3":
-        raise ValueError(f"Not a .tflite file: it begins with {tflite[:8]!r}.")
+    check_tflite(tflite)
     model, budget = schema.Model.GetRootAs(tflite, 0), _Budget(len(tflite))
     graphs = [model.Subgraphs(i) for i in budget.tables(model.SubgraphsLength())]
     buffers = [model.Buffers(i) for i in budget.tables(model.BuffersLength())]

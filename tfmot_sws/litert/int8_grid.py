@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.litert.converter import quietly
 from tfmot_sws.litert.file import constants, operators, parse
-from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import copy_float32
 from tfmot_sws.models.selection import is_kernel
 
@@ -52,6 +52,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         >>> (127 * kernel / kernel.max()).round(3).tolist()
         [[0.0, 54.0], [-127.0, 127.0]]
     """
+    check_model(model)
     placed = copy_float32(model)
     for variable in view_of(placed).variables:
         if is_kernel(variable):

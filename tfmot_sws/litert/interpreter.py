@@ -8,7 +8,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from tfmot_sws.arguments import check_integer
 from tfmot_sws.litert.converter import input_structure
+from tfmot_sws.litert.frugal_file import check_tflite
+from tfmot_sws.models.examples import check_examples
 
 _MADE_UP_EXAMPLES = 4
 
@@ -28,8 +31,11 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
     Raises:
         ValueError: the inputs do not fit those of the file.
     """
+    check_integer("batch_size", batch_size, 1)
+    check_examples("inputs", inputs)
     interpreter, runner, names, batch = _open(tflite)
     arrays = arrays_by_name(inputs, names)
+    _check_fit(arrays, runner.get_input_details())
     total = len(next(iter(arrays.values())))
     step = batch or batch_size
     parts = []
@@ -41,6 +47,20 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
         # The last batch is padded to a fixed batch's size; this removes the padding.
         parts.append([outputs[name][: total - start] for name in output_order(outputs)])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _check_fit(arrays: dict[str, NDArray], details: dict[str, Any]) -> None:
+    """Raises `ValueError` if a shape or dtype is not what the file takes."""
+    for name, array in arrays.items():
+        dtype, shape = np.dtype(details[name]["dtype"]), details[name]["shape_signature"][1:]
+        fits = array.ndim == len(shape) + 1 and all(
+            wanted in (-1, size) for size, wanted in zip(array.shape[1:], shape, strict=True)
+        )
+        if not fits or array.dtype != dtype:
+            raise ValueError(
+                f"Input '{name}' is {array.dtype} of shape {array.shape}; the file takes "
+                f"{dtype} of shape {('N', *map(int, shape))}, -1 standing for any number."
+            )
 
 
 def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
@@ -107,6 +127,7 @@ def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
+    check_tflite(tflite)
     interpreter = Interpreter(model_content=tflite)
     runner = interpreter.get_signature_runner()
     details = runner.get_input_details()

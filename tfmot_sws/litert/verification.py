@@ -15,6 +15,8 @@ from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
+from tfmot_sws.models.examples import check_examples
+from tfmot_sws.models.libraries import check_model
 
 _BATCH_SIZE = 256
 
@@ -66,6 +68,9 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
         >>> verification.agreement, [t.shape for t in verification.tensors]
         (1.0, [(3, 4)])
     """
+    check_model(model)
+    if data is not None:
+        check_examples("data", data, model)
     tensors = stored_tensors(tflite)
     predict: Callable[[bytes, Any], list[NDArray]]
     predict = tflm.predict if tflm.is_tflm(tflite) else predict_tflite

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
-from tfmot_sws.models.libraries import is_tf_keras
+from tfmot_sws.models.libraries import check_model, is_tf_keras
 from tfmot_sws.models.rebuild import clone_with
 
 # How the factor of each output channel is shaped to multiply the layer's last kernel.
@@ -75,6 +75,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         >>> [type(layer).__name__ for layer in fold_batch_norm(model).layers]
         ['Dense']
     """
+    check_model(model)
     if is_tf_keras(model):
         raise TypeError(
             f"fold_batch_norm takes Keras 3 models; received '{model.name}' of tf_keras. Build "

@@ -10,7 +10,7 @@ from keras import ops
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import xlogy
 
-from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.wrapped import wrapped_parts
 
 # More distinct values than this and a tensor counts as not clustered: indices then
@@ -135,6 +135,7 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
     Raises:
         TypeError: `model` is still wrapped.
     """
+    check_model(model)
     if wrapped_parts(model):
         raise TypeError(
             "get_codebooks reads a stripped model; received a wrapped one. Call "

@@ -148,6 +148,14 @@ def is_tf_keras(thing: Any) -> bool:
     return any(base.__module__.split(".")[0] == _TF_KERAS for base in type(thing).__mro__)
 
 
+def check_model(model: Any) -> None:
+    """Raises `TypeError` if this is no model of either library."""
+    if not isinstance(model, library_of(model).model):
+        raise TypeError(
+            f"Expected a Keras model; received {type(model).__name__} {str(model)[:60]!r}."
+        )
+
+
 def view_of(model: Any) -> Any:
     """The model's variables with the interface of Keras 3: `weights`, `variables`, `path`."""
     return library_of(model).view(model)

@@ -83,6 +83,7 @@ def _predicate(selector: Selector | None, name: str) -> Callable[[keras.Variable
         return selector
     try:
         pattern = re.compile(selector)
+        pattern.search("")
     except (re.error, TypeError) as error:
         raise ValueError(
             f"{name} must be a regular expression on variable paths or a predicate on "
@@ -173,7 +174,7 @@ def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
     Raises:
         ValueError: for any other scope.
     """
-    if scope not in ("model", "layer"):
+    if not isinstance(scope, str) or scope not in ("model", "layer"):
         raise ValueError(f"scope must be 'model' or 'layer'; received {scope!r}.")
     groups: dict[str, list[int]] = {}
     for position, choice in enumerate(choices):

@@ -14,6 +14,8 @@ from typing import Any
 
 from keras import ops
 
+from tfmot_sws.arguments import check_numbers
+
 Tensor = Any
 
 
@@ -42,6 +44,7 @@ class GammaHyperprior:
     stddev: float
 
     def __post_init__(self) -> None:
+        check_numbers(strength=self.strength, stddev=self.stddev)
         if not self.strength > 0 or not math.isfinite(self.strength):
             raise ValueError(f"strength must be finite and above 0; received {self.strength}.")
         if not self.stddev > 0 or not math.isfinite(self.stddev):
@@ -77,6 +80,7 @@ class BetaHyperprior:
     beta: float
 
     def __post_init__(self) -> None:
+        check_numbers(alpha=self.alpha, beta=self.beta)
         if not (0 < self.alpha < math.inf and 0 < self.beta < math.inf):
             raise ValueError(
                 "alpha and beta must be finite and above 0; received "

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from tfmot_sws.arguments import floats
+
 Array = NDArray[np.float64]
 
 # Densities of many weights are evaluated in slices, so that memory stays at
@@ -50,7 +52,7 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            array = np.array(getattr(self, field.name), dtype=np.float64)
+            array = floats(field.name, getattr(self, field.name))
             array.setflags(write=False)
             object.__setattr__(self, field.name, array)
         self._validate()

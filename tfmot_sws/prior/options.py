@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
+from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.prior.hyperpriors import GammaHyperprior
 
 
@@ -33,6 +35,7 @@ class LearningRates:
     log_proportions: float = 6.0
 
     def __post_init__(self) -> None:
+        check_numbers(**dataclasses.asdict(self))
         for name, rate in dataclasses.asdict(self).items():
             if not 0 < rate < float("inf"):
                 raise ValueError(
@@ -88,6 +91,9 @@ class PriorOptions:
     renewal_period: int = 16
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            check_kind(name, getattr(self, name), kind, f"a {kind.__name__}")
+        check_numbers(**{name: getattr(self, name) for name in _NUMBERS})
         if not 0 < self.initial_stddev < float("inf"):
             raise ValueError(
                 f"initial_stddev must be above 0 and finite; received {self.initial_stddev}."
@@ -111,3 +117,11 @@ class PriorOptions:
                 "renewal_period must be an integer of at least 1; received "
                 f"{self.renewal_period!r}."
             )
+
+
+_KINDS: Final = {
+    "zero": GammaHyperprior,
+    "others": GammaHyperprior,
+    "learning_rates": LearningRates,
+}
+_NUMBERS: Final = ("initial_stddev", "assignment_width", "width_gain", "least_zero_proportion")

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.arguments import check_integer, check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.prior.assignment import assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
@@ -26,6 +27,7 @@ Tensor = Any
 
 # Share of the way that the usage goes to what is counted, at each count.
 _USAGE_STEP = 0.5
+_MAX_TENSORS = 1 << 20
 # A width is halved to keep a kernel alive, but down to a thousandth only: a still narrower one
 # would let components win weights that have died.
 _LEAST_NARROWING = 1e-3
@@ -90,7 +92,9 @@ class GaussianMixturePrior(keras.layers.Layer):
         _check_zero_proportion(zero_proportion)
         self.num_components = num_components
         self.zero_proportion = zero_proportion
-        self.options = options or PriorOptions()
+        self.options = PriorOptions() if options is None else options
+        check_kind("options", self.options, PriorOptions, "PriorOptions")
+        check_integer("num_tensors", num_tensors, 1, _MAX_TENSORS)
         self.num_tensors = num_tensors
         self.mean_bits = mean_bits
         self.kernels: tuple[bool, ...] = ()
@@ -458,6 +462,7 @@ def _check_components(num_components: int) -> None:
 def _check_zero_proportion(zero_proportion: float | BetaHyperprior | None) -> None:
     if zero_proportion is None or isinstance(zero_proportion, BetaHyperprior):
         return
+    check_numbers(zero_proportion=zero_proportion)
     if not 0.0 < zero_proportion < 1.0:
         raise ValueError(
             "zero_proportion must lie strictly between 0 and 1, or be a BetaHyperprior "

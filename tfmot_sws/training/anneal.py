@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.codebook import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
@@ -39,6 +40,7 @@ _RENEWALS = 100
 _MERGE_EVERY = 0.05
 # Batches of the first measurement: one says little.
 _FIRST_BATCHES = 4
+_SCHEDULES = ("complexity", "stddev", "assignment", "snap")
 
 
 class RunsInTfKeras:
@@ -121,11 +123,18 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         rule_end: float = 0.7,
     ) -> None:
         super().__init__()
+        check_numbers(
+            merge_threshold=merge_threshold, merge_start=merge_start, rule_end=rule_end
+        )
         if not merge_threshold >= 0:
             raise ValueError(f"merge_threshold must be at least 0; received {merge_threshold}.")
         for name, value in (("merge_start", merge_start), ("rule_end", rule_end)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; received {value}.")
+        schedules = (complexity, stddev, assignment, snap)
+        for name, schedule in zip(_SCHEDULES, schedules, strict=True):
+            if schedule is not None:
+                check_kind(name, schedule, Callable, "a function of the training fraction")
         self.complexity = by_fraction(complexity) or linear(0.0, 1.0, end=0.05)
         self.stddev = by_fraction(stddev) or constant(1.0)
         self.assignment = by_fraction(assignment) or linear(0.25, 1.0, start=0.05, end=0.6)

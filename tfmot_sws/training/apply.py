@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import keras
 
+from tfmot_sws.arguments import check_numbers
 from tfmot_sws.models.libraries import Library, library_of, view_of
 from tfmot_sws.models.selection import (
     Selector,
@@ -64,7 +65,10 @@ class SharingSettings:
             )
         for name in ("complexity_weight", "train_size"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is None:
+                continue
+            check_numbers(**{name: value})
+            if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0 and finite; received {value!r}.")
 
     def aim(

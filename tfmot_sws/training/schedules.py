@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tfmot_sws.arguments import check_numbers
+
 Schedule = Callable[[float], float]
 
 
 def constant(value: float) -> Schedule:
     """The same value throughout."""
+    check_numbers(value=value)
     return lambda _: value
 
 
@@ -33,6 +36,7 @@ def linear(initial: float, final: float, *, start: float = 0.0, end: float = 1.0
         >>> [linear(0.0, 1.0, start=0.25, end=0.75)(f) for f in (0.1, 0.5, 0.9)]
         [0.0, 0.5, 1.0]
     """
+    check_numbers(initial=initial, final=final)
     progress = _progress(start, end)
     return lambda fraction: initial + (final - initial) * progress(fraction)
 
@@ -55,6 +59,7 @@ def geometric(
         >>> round(geometric(1.0, 0.01)(0.5), 6)
         0.1
     """
+    check_numbers(initial=initial, final=final)
     if not (initial > 0 and final > 0):
         raise ValueError(
             f"A geometric schedule needs values above 0; received {initial} and {final}."
@@ -65,6 +70,7 @@ def geometric(
 
 def _progress(start: float, end: float) -> Schedule:
     """0 up to `start`, 1 from `end` on, straight between."""
+    check_numbers(start=start, end=end)
     if not 0.0 <= start <= end <= 1.0:
         raise ValueError(
             "A schedule needs training fractions with 0 <= start <= end <= 1; received "

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.backend.compiling import traced
 from tfmot_sws.backend.gradients import value_and_gradients
+from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import library_of
 from tfmot_sws.models.wrapped import wrapped_parts
 
@@ -44,8 +45,8 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
         sample_weight: its weights.
 
     Raises:
-        TypeError: the model is not wrapped.
-        ValueError: it is not compiled.
+        TypeError: the model is not wrapped, or the batch is no arrays.
+        ValueError: it is not compiled, or the arrays do not fit it or one another.
 
     References:
         Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS
@@ -63,10 +64,27 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
             f"Model '{model.name}' is not compiled, so the loss whose gradient is to be "
             "measured is unknown. Call compile(loss=..., optimizer=...) first."
         )
+    _check_batch(model, x, y, sample_weight)
     update_sensitivity(model, x, y, sample_weight)
     for part in parts:
         part.sharing.set_widths()
         part.sharing.renew(counting=True)
+
+
+def _check_batch(model: Any, x: Any, y: Any, sample_weight: Any) -> None:
+    check_examples("x", x, getattr(model, "inner", model))
+    if y is None and getattr(model, "loss", None) is not None:
+        raise ValueError(
+            "y is None, and the loss that the model is compiled with needs targets."
+        )
+    size = len(keras.tree.flatten(x)[0])
+    for name, values in (("y", y), ("sample_weight", sample_weight)):
+        # Keras takes None for the targets of an output without a loss.
+        leaves = [leaf for leaf in keras.tree.flatten(values) if leaf is not None]
+        if values is not None:
+            check_examples(name, leaves)
+        if any(len(leaf) != size for leaf in leaves):
+            raise ValueError(f"{name} has {len(leaves[0])} examples, and x has {size}.")
 
 
 def update_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:

@@ -7,11 +7,21 @@ forward pass to each step and hold the weights twice.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+
+from tfmot_sws.arguments import check_integer, check_numbers
+from tfmot_sws.models.examples import check_examples
+from tfmot_sws.models.libraries import check_model
+
+# What arrays are nested in; and text, which `predict` does not take either.
+_NESTED: Final = (list, tuple, dict, str, bytes)
+_MAX_BATCH: Final = (1 << 31) - 1
 
 
 def soft_targets(
@@ -57,7 +67,11 @@ def soft_targets(
     References:
         Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
+    check_model(model)
     _check_arguments(temperature, weight)
+    check_integer("batch_size", batch_size, 1, _MAX_BATCH)
+    if _are_arrays(x):
+        check_examples("x", x, model)
     answers = model.predict(x, batch_size=batch_size, verbose=0)
     if not isinstance(answers, np.ndarray) or answers.shape[-1] < 2:
         received = answers.shape if isinstance(answers, np.ndarray) else type(answers).__name__
@@ -70,6 +84,13 @@ def soft_targets(
         logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
     soft = softmax(logits / temperature, axis=-1)
     return ((1.0 - weight) * _one_hot(y, soft.shape) + weight * soft).astype(np.float32)
+
+
+def _are_arrays(x: Any) -> bool:
+    """Whether x is not one of the things that give batches, which `predict` takes too."""
+    return hasattr(x, "shape") or not (
+        isinstance(x, Iterable | keras.utils.PyDataset) and not isinstance(x, _NESTED)
+    )
 
 
 def _are_probabilities(outputs: NDArray[np.float64]) -> bool:
@@ -97,6 +118,7 @@ def _one_hot(y: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _check_arguments(temperature: float, weight: float) -> None:
+    check_numbers(temperature=temperature, weight=weight)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be above 0 and finite; received {temperature!r}.")
     if not 0 <= weight <= 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import keras
 
@@ -20,10 +21,13 @@ def require(package: str) -> None:
         ) from error
 
 
-def check_integer(name: str, value: int, minimum: int) -> None:
-    """Raises `ValueError` if an argument is not an integer from `minimum` up."""
-    if not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name} must be an integer from {minimum}; received {value!r}.")
+def check_canvas(name: str, canvas: Any, method: str) -> None:
+    """Raises `TypeError` if an argument is neither `None` nor what matplotlib draws on."""
+    if canvas is not None and not callable(getattr(canvas, method, None)):
+        raise TypeError(
+            f"{name} must be of matplotlib, or None for a new one; received "
+            f"{type(canvas).__name__} {str(canvas)[:60]!r}."
+        )
 
 
 def check_wrapped(callback: keras.callbacks.Callback) -> None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfmot_sws.models.codebook import ClusteredTensor, get_codebooks
+from tfmot_sws.visualization.checks import check_canvas
 from tfmot_sws.visualization.style import ZERO, new_axes, tidy
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ def plot_codebook(model: keras.Model, *, ax: Axes | None = None) -> Axes:
         >>> ax.get_yticklabels()[0].get_text().partition("/")[2]
         'head/kernel'
     """
+    check_canvas("ax", ax, "scatter")
     codebooks = get_codebooks(model)
     if not codebooks:
         raise ValueError(
             f"Model '{model.name}' has no clustered tensor, so there is no codebook to show. "
             "Pass a model returned by strip_soft_weight_sharing."
         )
-    ax = ax or new_axes(9, 1.6 + 0.38 * len(codebooks))
+    ax = ax if ax is not None else new_axes(9, 1.6 + 0.38 * len(codebooks))
     marks = _draw_values(ax, list(codebooks.values()))
     ax.set_yticks(range(len(codebooks)), list(codebooks))
     ax.set_ylim(len(codebooks) - 0.5, -0.5)

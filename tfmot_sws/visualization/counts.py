@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tfmot_sws.visualization.weights import Array
 
 _MARGIN = 1.1
+# Bins along each of two axes: more than a screen has pixels, and 64 MiB.
+MAX_BINS = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from tfmot_sws.arguments import check_kind, check_numbers, floats
+from tfmot_sws.visualization.checks import check_canvas
 from tfmot_sws.visualization.style import SERIES, new_axes, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -76,14 +78,16 @@ def plot_history(
         ['zeros (%)', 'entropy (bits per weight)']
     """
     logs: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    panels = _panels_of(logs)
+    check_kind("history", logs, Mapping, "what fit returned, or a mapping of logs to values")
+    check_canvas("figure", figure, "add_subplot")
+    panels = _panels_of({str(name): values for name, values in logs.items()})
     if not panels:
         raise ValueError(
             f"The history holds {list(logs)}; logs such as 'zeros' and 'bits_per_weight' are "
             "expected. They are written when AnnealAndMerge is among the callbacks."
         )
     rows = -(-len(panels) // 3)
-    figure = figure or new_figure(9.6, 2.3 * rows + 0.2)
+    figure = new_figure(9.6, 2.3 * rows + 0.2) if figure is None else figure
     for number, panel in enumerate(panels, start=1):
         _draw_panel(figure.add_subplot(rows, min(len(panels), 3), number), panel, logs)
     return figure
@@ -155,13 +159,17 @@ def plot_tradeoff(
         >>> ax.get_lines()[0].get_xdata().tolist()
         [4000.0, 9000.0]
     """
-    arrays = {name: np.asarray(series, float) for name, series in points.items()}
+    check_kind("points", points, Mapping, "a mapping of names to (bytes, error) pairs")
+    check_canvas("ax", ax, "plot")
+    if baseline is not None:
+        check_numbers(baseline=baseline)
+    arrays = {name: floats("points", series) for name, series in points.items()}
     if not arrays or not all(map(_are_points, arrays.values())):
         raise ValueError(
             "points must map names to non-empty lists of (bytes, error) pairs; received "
             f"{dict(points)!r}."
         )
-    ax = ax or new_axes(6.5, 4.2)
+    ax = new_axes(6.5, 4.2) if ax is None else ax
     for k, (name, series) in enumerate(arrays.items()):
         colour, marker = SERIES[k % len(SERIES)], _MARKERS[k % len(_MARKERS)]
         sizes, errors = pareto_front(series).T

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import keras
 import numpy as np
 
+from tfmot_sws.arguments import check_flags, check_integer
+from tfmot_sws.visualization.checks import check_canvas
 from tfmot_sws.visualization.style import SERIES, new_figure, tidy
 from tfmot_sws.visualization.weights import Array, Weights, align, as_arrays
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SCALES = ("linear", "log")
+
+
+_MAX_BINS: Final = 1 << 20
 
 
 def plot_weight_histogram(
@@ -51,8 +56,12 @@ def plot_weight_histogram(
         >>> [ax.get_yscale() for ax in figure.axes]
         ['linear', 'log']
     """
+    check_flags(per_layer=per_layer)
+    check_integer("bins", bins, 1, _MAX_BINS)
+    check_canvas("figure", figure, "subplots")
     rows = _rows(_named(models), per_layer)
-    figure = figure or new_figure(9, max(3.2, 1.6 * len(rows)))
+    if figure is None:
+        figure = new_figure(9, max(3.2, 1.6 * len(rows)))
     axes = figure.subplots(len(rows), 2, squeeze=False)
     for (title, series), pair in zip(rows.items(), axes, strict=True):
         edges = _edges(list(series.values()), bins)
@@ -70,6 +79,8 @@ def _named(models: Any) -> dict[str, dict[str, Array]]:
     """Returns, by name in the legend, flat arrays by variable path."""
     named = models if isinstance(models, Mapping) else {"weights": models}
     arrays = {name: as_arrays(weights) for name, weights in named.items()}
+    if not arrays:
+        raise ValueError("models is an empty mapping; a name with a model is expected.")
     first = next(iter(arrays.values()))
     return {name: align(first, parts) for name, parts in arrays.items()}
 

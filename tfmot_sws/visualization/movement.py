@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmot_sws.arguments import check_integer, check_kind
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.visualization.counts import Movement, axis_limit
+from tfmot_sws.visualization.checks import check_canvas
+from tfmot_sws.visualization.counts import MAX_BINS, Movement, axis_limit
 from tfmot_sws.visualization.style import DENSITY, OTHERS, ZERO, new_axes, tidy
 from tfmot_sws.visualization.weights import Weights, pair_weights
 
@@ -62,11 +64,15 @@ def plot_weight_movement(
     References:
         Ullrich et al. 2017, figure 1.
     """
+    check_integer("bins", bins, 1, MAX_BINS)
+    check_canvas("ax", ax, "inset_axes")
+    if mixture is not None:
+        check_kind("mixture", mixture, GaussianMixture, "a GaussianMixture")
     pair = pair_weights(before, after)
-    mixture = mixture or _own_mixture(after)
+    mixture = _own_mixture(after) if mixture is None else mixture
     limits = axis_limit(pair[0]), axis_limit(pair[1])
     movement = Movement.count(*pair, limits=limits, bins=bins)
-    return MovementPanels(ax or new_axes(6.5, 6), movement, mixture).joint
+    return MovementPanels(new_axes(6.5, 6) if ax is None else ax, movement, mixture).joint
 
 
 class MovementPanels:

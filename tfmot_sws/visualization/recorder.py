@@ -11,9 +11,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from tfmot_sws.arguments import check_integer, check_numbers, check_path
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.visualization.checks import check_integer, check_wrapped, require
-from tfmot_sws.visualization.counts import Movement, axis_limit
+from tfmot_sws.visualization.checks import check_wrapped, require
+from tfmot_sws.visualization.counts import MAX_BINS, Movement, axis_limit
 from tfmot_sws.visualization.movement import MovementPanels
 from tfmot_sws.visualization.weights import Array, read_weights
 
@@ -66,10 +67,12 @@ class WeightMovementRecorder(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         require("matplotlib")
+        check_path("path", path)
         self.path = pathlib.Path(path)
         check_integer("every", every, 1)
         check_integer("max_frames", max_frames, 2)
-        check_integer("bins", bins, 1)
+        check_integer("bins", bins, 1, MAX_BINS)
+        check_numbers(frames_per_second=frames_per_second)
         if not frames_per_second > 0:
             raise ValueError(
                 f"frames_per_second must be above 0; received {frames_per_second}."

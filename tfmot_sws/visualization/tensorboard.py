@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.visualization.checks import check_integer, check_wrapped, require
+from tfmot_sws.arguments import check_integer, check_path
+from tfmot_sws.visualization.checks import check_wrapped, require
 
 
 class SoftWeightSharingSummaries(keras.callbacks.Callback):
@@ -38,6 +39,7 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         require("tensorboard")
+        check_path("log_dir", log_dir)
         check_integer("every", every, 1)
         check_integer("buckets", buckets, 1)
         self.log_dir, self.every, self.buckets = os.fspath(log_dir), every, buckets

@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from tfmot_sws.models.libraries import is_tf_keras, view_of
+from tfmot_sws.arguments import check_flags, floats
+from tfmot_sws.models.libraries import check_model, is_tf_keras, view_of
 from tfmot_sws.models.selection import choose_weights
 from tfmot_sws.models.wrapped import is_wrapped
 
@@ -40,6 +41,8 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
         >>> [array.shape for array in read_weights(dense).values()]
         [(4, 3), (3,)]
     """
+    check_model(model)
+    check_flags(snapped=snapped)
     if not is_wrapped(model):
         choices = choose_weights(model, None, None)
         pairs = zip(view_of(model).weights, choices, strict=True)
@@ -63,7 +66,13 @@ def as_arrays(weights: Any) -> dict[str, Array]:
         weights = read_weights(weights)
     elif not isinstance(weights, Mapping):
         weights = {"weights": weights}
-    return {path: np.asarray(values, np.float32).ravel() for path, values in weights.items()}
+    arrays = {
+        path: floats(path, values, np.float32).ravel() for path, values in weights.items()
+    }
+    for path, values in arrays.items():
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"'{path}' holds NaN or infinite values, which no axis can show.")
+    return arrays
 
 
 def align(first: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
