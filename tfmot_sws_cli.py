@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
         help="inputs for the check that outputs agree (default: the representative data, or "
         "random inputs)",
     )
+    export.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=_positive,
+        help="how much outputs may differ (default: the format's own; inf: any file that runs)",
+    )
     for command in (report, compress, export):
         command.add_argument(
             "--trust",
@@ -90,6 +96,13 @@ def parser() -> argparse.ArgumentParser:
             "parts of Keras that a file of a stranger may not name",
         )
     return top
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0, or inf")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -247,8 +247,24 @@ def test_export_checks_the_sample(source, capsys):
     sample, target = source.with_name("sample.npz"), source.with_suffix(".tflite")
     np.savez(sample, np.full((2, 12), np.nan, "float32"))
     assert main(["export", str(source), str(target), "--sample", str(sample)]) == 1
-    assert "differ from those of" in error_line(capsys)
+    assert "itself computes nothing but NaN" in error_line(capsys)
     assert not target.exists()
+
+
+def test_export_says_how_far_outputs_are_and_takes_a_tolerance(source, capsys):
+    target = source.with_suffix(".tflite")
+    arguments = ["export", str(source), str(target), "--format", "float16"]
+    assert main([*arguments, "--tolerance", "1e-9"]) == 1
+    assert "allow more with tolerance=" in error_line(capsys)
+    assert not target.exists()
+    assert main([*arguments, "--tolerance", "inf"]) == 0
+    assert "% of the classes the same" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["relative_error"] < 0.05
+    assert result["agreement"] == 1.0
+    with pytest.raises(SystemExit):
+        main([*arguments, "--tolerance", "-1"])
 
 
 def test_bad_inputs_are_one_line(source, capsys):

@@ -22,6 +22,7 @@ from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.litert.export import FORMATS, export
 from tfmot_sws.litert.input_files import load_inputs
 from tfmot_sws.litert.report import tflite_report
+from tfmot_sws.litert.verification import Verification
 from tfmot_sws.plain_text import cell, plain
 from tfmot_sws.report import compression_report
 from tfmot_sws.whole_file import replacing
@@ -132,8 +133,32 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         for path in (arguments.representative_data, arguments.sample)
     )
     with _status(f"Converting {source.name}"):
-        export(model, target, arguments.format, representative_data=data, sample=sample)
-    return _written(arguments, source, target)
+        verification = export(
+            model,
+            target,
+            arguments.format,
+            representative_data=data,
+            sample=sample,
+            tolerance=arguments.tolerance,
+        )
+    return {**_written(arguments, source, target), **_measures(arguments, verification)}
+
+
+def _measures(arguments: argparse.Namespace, verification: Verification) -> dict[str, Any]:
+    """Shows how far the file's outputs are from those of Keras."""
+    agreement = verification.agreement
+    if not arguments.json:
+        classes = "" if agreement is None else f", {agreement:.1%} of the classes the same"
+        Console(soft_wrap=True).print(
+            f"error {verification.relative_error:.1e} of the signal, greatest difference "
+            f"{verification.difference:.1e} of the range{classes}",
+            markup=False,
+        )
+    return {
+        "relative_error": verification.relative_error,
+        "difference": verification.difference,
+        "agreement": agreement,
+    }
 
 
 _COMMANDS = {

@@ -6,18 +6,19 @@ from typing import Any, Final
 
 import keras
 
-from tfmot_sws.arguments import check_choice
+from tfmot_sws.arguments import check_choice, check_numbers
 from tfmot_sws.litert import formats as tflite_formats
 from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.formats import Job, first_examples
 from tfmot_sws.litert.interpreter import predict_tflite
+from tfmot_sws.litert.model_inputs import as_inputs
 from tfmot_sws.litert.process import make_on_tensorflow
 from tfmot_sws.litert.verification import Verification, verify_tflite
 from tfmot_sws.models.batch_norm import warn_of_lost_clusters
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import check_model
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.whole_file import PathOrFile, check_writable, write_whole
 
 __all__ = [
@@ -38,6 +39,7 @@ def convert_to_tflite(
     *,
     representative_data: Any = None,
     sample: Any = None,
+    tolerance: float | None = None,
 ) -> bytes:
     """Converts a stripped model to LiteRT and checks that the outputs are the same.
 
@@ -66,17 +68,22 @@ def convert_to_tflite(
             activation: arrays as for `model.predict`, or a dataset or other iterable of
             batches (of inputs, or of tuples of inputs and targets). 256 examples are read.
         sample: inputs for the check, shaped as for `model.predict`; a few examples
-            suffice. `None`: the representative data, or random inputs (zeros for
-            integers).
+            suffice. `None`: the representative data, or random inputs.
+        tolerance: how much outputs may differ, > 0; `float("inf")` writes any file that
+            runs. It limits `Verification.difference` for "float32", "sparse" and "tflm"
+            (1e-4 by default), and `Verification.relative_error` for "float16" (0.05),
+            "int8_codebook" and "int8" (0.32, that is, an error with a tenth of the signal's
+            power).
 
     Returns:
         The bytes of a .tflite file.
 
     Raises:
         TypeError: the model is still wrapped.
-        ValueError: an unknown `weights`, or "int8" without `representative_data`.
+        ValueError: an unknown `weights`, "int8" without `representative_data`, a
+            `tolerance` that is not above 0, or inputs that the model does not take.
         ExportError: conversion failed, or outputs of LiteRT and Keras differ by more than
-            the format's tolerance.
+            the tolerance.
         ImportError: the format's package is not installed.
 
     Warns:
@@ -90,7 +97,7 @@ def convert_to_tflite(
         >>> sizes[1] < 0.6 * sizes[0]
         True
     """
-    return _convert_and_verify(model, weights, representative_data, sample)[0]
+    return _convert_and_verify(model, weights, representative_data, sample, tolerance)[0]
 
 
 def export(
@@ -100,6 +107,7 @@ def export(
     *,
     representative_data: Any = None,
     sample: Any = None,
+    tolerance: float | None = None,
 ) -> Verification:
     """Writes a stripped model as a .tflite file, whole or not at all.
 
@@ -110,30 +118,39 @@ def export(
         weights: as for `convert_to_tflite`.
         representative_data: as for `convert_to_tflite`.
         sample: as for `convert_to_tflite`.
+        tolerance: as for `convert_to_tflite`.
 
     Returns:
-        The difference between the outputs, the weights in the file, and its sizes.
+        The differences between the outputs, the weights in the file, and its sizes.
 
     Raises:
         OSError: the file cannot be written.
         Exception: any error of `convert_to_tflite`; then nothing is written.
     """
     check_writable(path)
-    tflite, verification = _convert_and_verify(model, weights, representative_data, sample)
+    tflite, verification = _convert_and_verify(
+        model, weights, representative_data, sample, tolerance
+    )
     write_whole(path, [tflite])
     return verification
 
 
 def _convert_and_verify(
-    model: keras.Model, weights: str, representative_data: Any, sample: Any
+    model: keras.Model,
+    weights: str,
+    representative_data: Any,
+    sample: Any,
+    tolerance: float | None,
 ) -> tuple[bytes, Verification]:
-    _check(model, weights)
+    _check(model, weights, tolerance)
     form = tflite_formats.FORMATS[weights]
     if representative_data is not None:
         representative_data = first_examples(representative_data)
         check_examples("representative_data", representative_data, model)
+        representative_data = as_inputs(representative_data, model, "representative_data")
     if sample is not None:
         check_examples("sample", sample, model)
+        sample = as_inputs(sample, model, "sample")
     sample = representative_data if sample is None else sample
     form.check(Job(model, representative_data, sample))
     # Elsewhere the process on TensorFlow gives this warning.
@@ -147,27 +164,46 @@ def _convert_and_verify(
     try:
         verification = verify_tflite(tflite, model, sample)
     except RuntimeError as error:
+        if isinstance(error, ExportError):
+            raise
         raise ExportError(
             f"LiteRT cannot run the '{weights}' file of '{model.name}': {error} Nothing was "
             "written. An activation that is always zero, of a layer without non-zero "
             "weights, can be the reason: take another format."
         ) from error
-    if not verification.difference <= form.tolerance:
-        raise ExportError(
-            f"Outputs of the '{weights}' file differ from those of '{model.name}' by "
-            f"{verification.difference:.1e} of their range; at most {form.tolerance:.0e} is "
-            "expected. Nothing was written. If the model computes at random in inference, "
-            "make it deterministic; if 'int8' is too coarse, pass more representative data "
-            "or take another format."
-        )
+    limit = form.tolerance if tolerance is None else tolerance
+    if not getattr(verification, form.measure) <= limit:
+        raise ExportError(_refusal(model, weights, verification, limit))
     return tflite, verification
 
 
-def _check(model: keras.Model, weights: str) -> None:
-    if is_wrapped(model):
+def _refusal(model: keras.Model, weights: str, verification: Verification, limit: float) -> str:
+    """Says what was measured, what is expected, and what helps."""
+    form = tflite_formats.FORMATS[weights]
+    agreement = verification.agreement
+    classes = "" if agreement is None else f", and {agreement:.1%} of the classes are the same"
+    advice = f"{form.advice}; or " if form.advice else ""
+    return (
+        f"Outputs of the '{weights}' file differ from those of '{model.name}': the error is "
+        f"{verification.relative_error:.1e} of the signal, the greatest difference "
+        f"{verification.difference:.1e} of the range{classes}. At most {limit:.0e} is "
+        f"expected as '{form.measure}'. Nothing was written. If the model computes at random "
+        f"in inference, make it deterministic; {advice}allow more with tolerance=."
+    )
+
+
+def _check(model: keras.Model, weights: str, tolerance: float | None) -> None:
+    check_model(model)
+    if wrapped_parts(model):
         raise TypeError(
             "convert_to_tflite expects a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
         )
-    check_model(model)
     check_choice("weights", weights, FORMATS)
+    if tolerance is not None:
+        check_numbers(tolerance=tolerance)
+        if not tolerance > 0:
+            raise ValueError(
+                f"tolerance must be a number above 0; received {tolerance!r}. Leave it out for "
+                "the format's own."
+            )

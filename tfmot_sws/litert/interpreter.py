@@ -14,6 +14,7 @@ from tfmot_sws.litert.frugal_file import check_tflite
 from tfmot_sws.models.examples import check_examples
 
 _MADE_UP_EXAMPLES = 4
+from tfmot_sws.litert.model_inputs import cast_input, make_up
 
 
 def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
@@ -34,8 +35,12 @@ def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[ND
     check_integer("batch_size", batch_size, 1)
     check_examples("inputs", inputs)
     interpreter, runner, names, batch = _open(tflite)
-    arrays = arrays_by_name(inputs, names)
-    _check_fit(arrays, runner.get_input_details())
+    details = runner.get_input_details()
+    arrays = {
+        name: cast_input(array, details[name]["dtype"], name)
+        for name, array in arrays_by_name(inputs, names).items()
+    }
+    _check_fit(arrays, details)
     total = len(next(iter(arrays.values())))
     step = batch or batch_size
     parts = []
@@ -64,23 +69,14 @@ def _check_fit(arrays: dict[str, NDArray], details: dict[str, Any]) -> None:
 
 
 def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
-    """Makes a few random inputs (zeros for integers) in the structure of the model's inputs."""
-    generator = np.random.default_rng(0)
+    """Makes a few random inputs in the structure of the model's inputs."""
     _, runner, names, _ = _open(tflite)
     details = runner.get_input_details()
-
-    def make(name: str) -> NDArray:
-        free = [max(int(n), 1) for n in details[name]["shape_signature"][1:]]
-        dtype = details[name]["dtype"]
-        shape = [_MADE_UP_EXAMPLES, *free]
-        if np.issubdtype(dtype, np.floating):
-            return generator.standard_normal(shape).astype(dtype)
-        return np.zeros(shape, dtype)
-
     inputs = getattr(model, "inputs", None)
     if not inputs or len(names) == 1:
-        return make(names[0])
-    return keras.tree.pack_sequence_as(input_structure(model), [make(t.name) for t in inputs])
+        return make_up(details, names[:1], model)[0]
+    made = make_up(details, [tensor.name for tensor in inputs], model)
+    return keras.tree.pack_sequence_as(input_structure(model), made)
 
 
 def by_input_name(inputs: Any, model: keras.Model) -> Any:

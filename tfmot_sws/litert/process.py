@@ -60,7 +60,9 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
         target = folder / "model.tflite"
         imports = [f"--import={module}" for module in sorted(modules)]
         files = _save(job, folder)
-        result = _run_export(*files, str(target), f"--format={weights}", *imports)
+        # This process judges the file, by the user's tolerance.
+        options = [f"--format={weights}", "--tolerance=inf"]
+        result = _run_export(*files, str(target), *options, *imports)
         for message in result.get("warnings", ()):
             warnings.warn(message, UserWarning, stacklevel=4)
         if "error" in result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
+from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
 from tfmot_sws.models.examples import check_examples
@@ -26,7 +28,13 @@ class Verification:
     """A .tflite file compared with the Keras model it was made from.
 
     Args:
-        difference: max |LiteRT - Keras| / max(1, max |Keras|) over all outputs.
+        difference: max |LiteRT - Keras| / max(1, max |Keras|) over all outputs. One entry
+            decides it: in a softmax, one example near a boundary.
+        relative_error: root mean square of LiteRT - Keras, divided by that of the deviations of
+            Keras' outputs from the means of their channels (the last axis); the greatest of
+            all outputs. 0 means equal outputs; a file that computes something unrelated has
+            about 1 or more. If inputs are made up, or no output deviates from its mean, the
+            divisor is the root mean square of Keras' outputs themselves.
         agreement: share of the predictions, 0 to 1, where the predicted class is the same,
             that is, the index of the greatest entry along the last axis. `None` if no
             output has two or more classes.
@@ -36,6 +44,7 @@ class Verification:
     """
 
     difference: float
+    relative_error: float
     agreement: float | None
     tensors: tuple[TfliteTensor, ...]
     raw_bytes: int
@@ -56,9 +65,11 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
             takes a few random inputs, and zeros for integer inputs.
 
     Returns:
-        The difference, the agreement, the stored weights, and the sizes.
+        The differences, the agreement, the stored weights, and the sizes. Entries
+        that are infinite or NaN in both outputs count as equal.
 
     Raises:
+        ExportError: the model's own outputs have no finite entry for these inputs.
         ValueError: `tflite` is no .tflite file, or the inputs do not fit it.
 
     Example:
@@ -76,9 +87,11 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
     predict = tflm.predict if tflm.is_tflm(tflite) else predict_tflite
     inputs = make_up_inputs(tflite, model) if data is None else data
     expected = predict_keras(model, inputs)
+    _check_finite(expected, model.name, made_up=data is None)
     actual = predict(tflite, by_input_name(inputs, model))
     return Verification(
         difference=greatest_difference(actual, expected),
+        relative_error=relative_error(actual, expected, centred=data is not None),
         agreement=_agreement(actual, expected),
         tensors=tensors,
         raw_bytes=len(tflite),
@@ -102,11 +115,68 @@ def predict_keras(model: keras.Model, inputs: Any) -> list[NDArray]:
 
 def greatest_difference(actual: list[NDArray], expected: list[NDArray]) -> float:
     """Computes max |difference| / max(1, max |expected|) over all outputs, NaN if any is."""
+    pairs = _finite_pairs(actual, expected)
     differences = [
-        np.max(np.abs(a.astype(np.float64) - e)) / max(1.0, float(np.max(np.abs(e))))
-        for a, e in zip(actual, expected, strict=True)
+        np.max(np.abs(a - e), initial=0.0) / max(1.0, float(np.max(np.abs(e), initial=0.0)))
+        for a, e in pairs
     ]
     return float(np.max(differences))
+
+
+def relative_error(actual: list[NDArray], expected: list[NDArray], centred: bool) -> float:
+    """Computes the root mean square of the error as a share of that of the signal.
+
+    Args:
+        actual: outputs of the file.
+        expected: outputs of the model.
+        centred: whether the signal is how outputs deviate from the means of their channels.
+            Otherwise it is the outputs themselves.
+
+    Returns:
+        The greatest share of all outputs; NaN if any is.
+    """
+    pairs = zip(_finite_pairs(actual, expected), expected, strict=True)
+    return float(np.max([_error(a, e, whole, centred) for (a, e), whole in pairs]))
+
+
+def _error(actual: NDArray, expected: NDArray, whole: NDArray, centred: bool) -> float:
+    size = max(expected.size, 1)
+    power = float(np.sum(expected**2)) / size
+    signal = _deviation_power(whole) if centred else power
+    # Rounding alone makes equal outputs deviate by a millionth.
+    signal = signal if signal > 1e-12 * power else power
+    return math.sqrt(float(np.sum((actual - expected) ** 2)) / size / (signal or 1.0))
+
+
+def _deviation_power(outputs: NDArray) -> float:
+    """Computes the mean square of what remains when each channel's mean is subtracted."""
+    rows = outputs.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1).astype(float)
+    masked = np.ma.masked_invalid(rows)
+    deviations = masked - masked.mean(axis=0)
+    return float(np.sum(deviations.compressed() ** 2)) / max(masked.count(), 1)
+
+
+def _finite_pairs(
+    actual: list[NDArray], expected: list[NDArray]
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Leaves out the entries that are infinite or NaN in the same way in both outputs."""
+    pairs = []
+    for a, e in zip(actual, expected, strict=True):
+        same = ~np.isfinite(e) & ((a == e) | (np.isnan(a) & np.isnan(e)))
+        # Where the outputs are not finite in another way, no distance says how far apart.
+        a64, e64 = a[~same].astype(float), e[~same].astype(float)
+        pairs.append((a64, np.where(np.isfinite(e64), e64, np.nan)))
+    return pairs
+
+
+def _check_finite(outputs: list[NDArray], name: str, made_up: bool) -> None:
+    if all(np.isfinite(output).any() for output in outputs):
+        return
+    whose = "the made-up inputs of" if made_up else "the sample for"
+    raise ExportError(
+        f"The model '{name}' itself computes nothing but NaN or infinity for {whose} the "
+        "check, so nothing can be compared. Pass typical inputs: sample=x_test[:64]."
+    )
 
 
 def _agreement(actual: list[NDArray], expected: list[NDArray]) -> float | None:
