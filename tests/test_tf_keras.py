@@ -8,6 +8,7 @@ from families import GENTLE
 from tf_keras_families import BUILDERS, make_data, subclassed
 
 import tfmot_sws as sws
+from tfmot_sws.litert.file import stored_tensors
 from tfmot_sws.tf_keras_adapter.variable_places import find_places
 
 FAMILIES = sorted([*BUILDERS, "subclassed"])
@@ -101,6 +102,22 @@ def test_litert_agrees(trained, weights):
     plain = sws.strip_soft_weight_sharing(trained[0])
     tflite = sws.convert_to_tflite(plain, weights, sample=trained[2][0])
     assert sws.verify_tflite(tflite, plain, trained[2][0]).difference < 0.1
+
+
+def test_clusters_behind_batch_norm_are_stored_as_integers(rng):
+    model = BUILDERS["functional"](tf_keras)
+    for variable in model.variables:
+        variable.assign(rng.uniform(0.3, 1.5, variable.shape))
+    kernel = model.layers[1].kernel
+    kernel.assign(rng.choice(np.float32([-0.3, 0, 0.17, 0.4]), kernel.shape))
+    x = make_data("functional", rng)[0]
+    tflite = sws.convert_to_tflite(model, "int8_codebook", sample=x)
+    (kernel,) = (t for t in stored_tensors(tflite) if len(t.shape) == 4)
+    assert (kernel.dtype, kernel.distinct) == ("int8", 4)
+    exact = sws.convert_to_tflite(sws.place_on_int8_grid(model), sample=x)
+    np.testing.assert_allclose(
+        sws.predict_tflite(tflite, x)[0], sws.predict_tflite(exact, x)[0], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_resumes_after_reload(trained):

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from tfmot_sws.litert.frugal_file import check_tflite, read_weights
 
 # Types of weights. Constants of other types are shapes, axes, and biases of integer files.
-_DTYPES: Final = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8"}
+_DTYPES: Final = {
+    "FLOAT32": "float32",
+    "FLOAT16": "float16",
+    "INT8": "int8",
+    "INT4": "int4",
+    "INT2": "int2",
+}
+# Of those, the types that lie several in a byte, with their width in bits.
+_PACKED: Final = {"int4": 4, "int2": 2}
 
 # The schema's generated code checks nothing, and raises any of these on a damaged file.
 _DAMAGED: Final = (
@@ -33,7 +41,7 @@ class TfliteTensor:
     Args:
         name: its name in the file.
         shape: its shape there.
-        dtype: "float32", "float16" or "int8".
+        dtype: "float32", "float16", "int8", "int4" or "int2".
         distinct: number of distinct stored values, zero included.
         distinct_per_channel: the greatest such number of one channel, if each channel has
             a scale; else the same as `distinct`.
@@ -72,7 +80,8 @@ def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
     """
     check_tflite(tflite)
     try:
-        return tuple(_count(*constant) for constant in constants(read_weights(tflite)))
+        file = read_weights(tflite)
+        return tuple(_count(file, *constant) for constant in constants(file))
     except _DAMAGED as error:
         raise ValueError(f"Not a readable .tflite file: {error}") from error
 
@@ -90,11 +99,23 @@ def parse(tflite: bytes) -> Any:
     return flatbuffer_utils.read_model_from_bytearray(tflite)
 
 
+def unparse(file: Any) -> bytes:
+    """Writes a parsed file again; the inverse of `parse`."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+
+
+def unpack(data: NDArray[np.uint8], bits: int, size: int) -> NDArray[np.int8]:
+    """Unpacks integers of 2 or 4 bits, the lowest of a byte first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = ((data[:, None] >> shifts) & np.uint8(2**bits - 1)).reshape(-1)[:size]
+    return (fields.astype(np.int8) ^ np.int8(2 ** (bits - 1))) - np.int8(2 ** (bits - 1))
+
+
 def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
     """Yields the weight tensors of a parsed file with their values; a shared buffer once."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    dtypes = {getattr(schema.TensorType, name): dtype for name, dtype in _DTYPES.items()}
+    dtypes = _dtype_names()
     seen = set()
     for graph in file.subgraphs:
         for tensor in graph.tensors:
@@ -107,13 +128,21 @@ def constants(file: Any) -> Iterator[tuple[Any, NDArray]]:
                 seen.add(tensor.buffer)
             if np.prod(tensor.shape) > 1:
                 content = b"" if data is None else bytes(data)
-                yield tensor, np.frombuffer(content, dtypes[tensor.type])
+                yield tensor, _values(content, dtypes[tensor.type], int(np.prod(tensor.shape)))
 
 
-def operators(file: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields every operator of a parsed file, as a pair of its graph and itself."""
-    for graph in file.subgraphs:
-        yield from ((graph, operator) for operator in graph.operators or [])
+def _dtype_names() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    # An older schema lacks the types of a few bits.
+    types = {getattr(schema.TensorType, name, None): d for name, d in _DTYPES.items()}
+    return {number: dtype for number, dtype in types.items() if number is not None}
+
+
+def _values(content: bytes, dtype: str, size: int) -> NDArray:
+    if dtype in _PACKED:
+        return unpack(np.frombuffer(content, np.uint8), _PACKED[dtype], size)
+    return np.frombuffer(content, dtype)
 
 
 def has_loop(file: Any) -> bool:
@@ -124,7 +153,8 @@ def has_loop(file: Any) -> bool:
     return schema.BuiltinOperator.WHILE in codes
 
 
-def _count(tensor: Any, values: NDArray) -> TfliteTensor:
+def _count(file: Any, tensor: Any, values: NDArray) -> TfliteTensor:
+    data = file.buffers[tensor.buffer].data
     shape = tuple(int(n) for n in tensor.shape)
     sparse = tensor.sparsity is not None
     # NumPy 2.4 sorts float16 wrongly on processors with AVX-512.
@@ -135,12 +165,12 @@ def _count(tensor: Any, values: NDArray) -> TfliteTensor:
     return TfliteTensor(
         name=tensor.name.decode(errors="replace"),
         shape=shape,
-        dtype=str(values.dtype),
+        dtype=_dtype_names()[tensor.type],
         distinct=distinct,
         distinct_per_channel=per_channel,
         zeros=zeros,
         sparse=sparse,
-        stored_bytes=values.nbytes,
+        stored_bytes=0 if data is None else len(data),
     )
 
 

@@ -13,21 +13,27 @@ from typing import Any, Final
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_kind
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError, convert, with_batch_of_one
 from tfmot_sws.litert.file import has_loop, parse, stored_tensors
-from tfmot_sws.litert.int8_grid import place_on_int8_grid, store_as_int8
+from tfmot_sws.litert.int8_grid import place_on_int8_grid
+from tfmot_sws.litert.integer_weights import store_as_integers
+from tfmot_sws.litert.integers import Integers, find_integers
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
 from tfmot_sws.litert.verification import greatest_difference
-from tfmot_sws.models.batch_norm import fold_batch_norm, foldable
 from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
 
 # How many examples calibrate "int8" and check the result.
 _CALIBRATION_EXAMPLES: Final = 256
 # LiteRT adds in another order than Keras does, so even exact formats differ by rounding.
 _ROUNDING: Final = 1e-4
+# Integers times steps are the weights up to the rounding of a folded BatchNorm.
+_SAME: Final = 1e-5
+# A smaller tensor that stays float32 costs too few bytes for a warning.
+_WORTH_A_WARNING: Final = 1024
 # A tenth of the signal's power. A ResNet-8 whose int8 file is as accurate as Keras has 0.08.
 _COARSE: Final = 0.32
 
@@ -122,19 +128,38 @@ def _warn_dense(model: keras.Model, why: str) -> None:
 
 
 def _int8_codebook(job: Job) -> bytes:
-    model = fold_batch_norm(job.model) if foldable(job.model) else job.model
-    exact = convert(place_on_int8_grid(model))
-    small = store_as_int8(exact)
+    exact = convert(place_on_int8_grid(job.model))
+    off_grid: list[str] = []
+
+    def choose(name: str, values: NDArray[np.float32]) -> Integers | None:
+        found = find_integers(values)
+        if found is None and values.size >= _WORTH_A_WARNING:
+            off_grid.append(name)
+        return found
+
+    small = store_as_integers(exact, choose, bits=lambda _: 8)
+    if off_grid:
+        warnings.warn(
+            f"Tensors {off_grid} do not lie on an int8 grid, because the model or the "
+            "converter computes them from its kernels. They stay float32.",
+            UserWarning,
+            stacklevel=4,
+        )
+    _check_equal(small, exact, job)
+    return small
+
+
+def _check_equal(small: bytes, exact: bytes, job: Job) -> None:
+    """Raises unless a file of integers computes what its float32 file computes."""
     inputs = make_up_inputs(exact, job.model) if job.sample is None else job.sample
     named = by_input_name(inputs, job.model)
     difference = greatest_difference(predict_tflite(small, named), predict_tflite(exact, named))
-    if difference != 0:
+    if not difference <= _SAME:
         raise ExportError(
-            f"Outputs of the int8 file of '{job.model.name}' differ by {difference:.1e} from "
-            "those of its float32 file; they should be equal. Nothing was written. Take "
-            "'float32', 'float16' or 'sparse'."
+            f"Outputs of the file of integers of '{job.model.name}' differ by {difference:.1e} "
+            f"from those of its float32 file; at most {_SAME:.0e} is expected. Nothing was "
+            "written. Take 'float32', 'float16' or 'sparse'."
         )
-    return small
 
 
 def _need_representative_data(job: Job) -> None:
@@ -231,13 +256,14 @@ FORMATS: Final = {
     ),
     "int8_codebook": Format(
         "A quarter of the size. Values move to a grid of 255 steps (`place_on_int8_grid`), are "
-        "stored as int8 with one scale per tensor, and are computed with as float32. Outputs "
-        "equal those of the float32 file of the moved weights exactly. A BatchNorm is folded "
-        "if possible.",
+        "stored as int8, and are computed with as float32. Outputs equal those of the float32 "
+        "file of the moved weights. Where a BatchNorm is folded, each channel has a step of "
+        "its own.",
         _int8_codebook,
         tolerance=_COARSE,
         measure="relative_error",
         advice="take 'sparse' or 'float16', which move no weight to a grid",
+        keeps_clusters_behind_batch_norm=True,
     ),
     "sparse": Format(
         "Only the non-zero entries of tensors with many zeros. If that does not make the file "

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from tfmot_sws.arguments import check_integer
 from tfmot_sws.litert.converter import input_structure
 from tfmot_sws.litert.frugal_file import check_tflite
-from tfmot_sws.models.examples import check_examples
-
-_MADE_UP_EXAMPLES = 4
 from tfmot_sws.litert.model_inputs import cast_input, make_up
+from tfmot_sws.models.examples import check_examples
 
 
 def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:

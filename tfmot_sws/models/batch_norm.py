@@ -129,8 +129,8 @@ def warn_of_lost_clusters(model: keras.Model, weights: str) -> None:
             f"BatchNorm layers {names} directly follow clustered kernels. In a file of "
             f"format '{weights}' they are folded into these kernels, each channel is scaled "
             "by a factor of its own, and few equal values are left (zeros stay). Call "
-            "fold_batch_norm(model) before apply_soft_weight_sharing; the format 'int8' "
-            "keeps the clusters even so.",
+            "fold_batch_norm(model) before apply_soft_weight_sharing; the formats 'int8' and "
+            "'int8_codebook' keep the clusters even so.",
             UserWarning,
             stacklevel=3,
         )
