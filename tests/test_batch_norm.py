@@ -11,26 +11,29 @@ import tfmot_sws as sws
 from tfmot_sws.litert.file import stored_tensors
 
 LAYERS = {
-    "dense": (lambda **k: layers.Dense(6, **k), (5,)),
-    "dense_of_sequence": (lambda **k: layers.Dense(6, **k), (4, 5)),
-    "conv1d": (lambda **k: layers.Conv1D(6, 3, **k), (8, 4)),
-    "conv2d": (lambda **k: layers.Conv2D(6, 3, **k), (8, 8, 4)),
-    "conv2d_groups": (lambda **k: layers.Conv2D(6, 3, groups=2, **k), (8, 8, 4)),
-    "conv3d": (lambda **k: layers.Conv3D(6, 2, **k), (4, 4, 4, 3)),
-    "depthwise1d": (lambda **k: layers.DepthwiseConv1D(3, depth_multiplier=2, **k), (8, 4)),
-    "depthwise2d": (lambda **k: layers.DepthwiseConv2D(3, depth_multiplier=3, **k), (8, 8, 4)),
-    "separable1d": (lambda **k: layers.SeparableConv1D(6, 3, **k), (8, 4)),
-    "separable2d": (lambda **k: layers.SeparableConv2D(6, 3, **k), (8, 8, 4)),
-    "transpose1d": (lambda **k: layers.Conv1DTranspose(6, 3, **k), (8, 4)),
-    "transpose2d": (lambda **k: layers.Conv2DTranspose(6, 3, **k), (8, 8, 4)),
-    "transpose3d": (lambda **k: layers.Conv3DTranspose(6, 2, **k), (4, 4, 4, 3)),
+    "dense": (lambda lib, **k: lib.Dense(6, **k), (5,)),
+    "dense_of_sequence": (lambda lib, **k: lib.Dense(6, **k), (4, 5)),
+    "conv1d": (lambda lib, **k: lib.Conv1D(6, 3, **k), (8, 4)),
+    "conv2d": (lambda lib, **k: lib.Conv2D(6, 3, **k), (8, 8, 4)),
+    "conv2d_groups": (lambda lib, **k: lib.Conv2D(6, 3, groups=2, **k), (8, 8, 4)),
+    "conv3d": (lambda lib, **k: lib.Conv3D(6, 2, **k), (4, 4, 4, 3)),
+    "depthwise1d": (lambda lib, **k: lib.DepthwiseConv1D(3, depth_multiplier=2, **k), (8, 4)),
+    "depthwise2d": (
+        lambda lib, **k: lib.DepthwiseConv2D(3, depth_multiplier=3, **k),
+        (8, 8, 4),
+    ),
+    "separable1d": (lambda lib, **k: lib.SeparableConv1D(6, 3, **k), (8, 4)),
+    "separable2d": (lambda lib, **k: lib.SeparableConv2D(6, 3, **k), (8, 8, 4)),
+    "transpose1d": (lambda lib, **k: lib.Conv1DTranspose(6, 3, **k), (8, 4)),
+    "transpose2d": (lambda lib, **k: lib.Conv2DTranspose(6, 3, **k), (8, 8, 4)),
+    "transpose3d": (lambda lib, **k: lib.Conv3DTranspose(6, 2, **k), (4, 4, 4, 3)),
 }
 
 
 def randomise(model, rng):
     """Weights as after training: no statistic is 0 or 1."""
     for variable in model.variables:
-        if "seed" not in variable.path:
+        if "seed" not in variable.name:
             variable.assign(rng.uniform(0.3, 1.5, variable.shape))
     return model
 
@@ -54,7 +57,7 @@ def check_same(model, folded, rng):
 def test_every_layer_type(name, use_bias, rng):
     make, shape = LAYERS[name]
     norm = layers.BatchNormalization(scale=use_bias, center=not use_bias)
-    model = keras.Sequential([keras.Input(shape), make(use_bias=use_bias), norm])
+    model = keras.Sequential([keras.Input(shape), make(layers, use_bias=use_bias), norm])
     folded = sws.fold_batch_norm(randomise(model, rng))
     assert [layer.name for layer in folded.layers] == [model.layers[0].name]
     check_same(model, folded, rng)

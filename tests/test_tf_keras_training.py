@@ -123,11 +123,6 @@ except RuntimeError as error:
     assert run_python(code) == "True"
 
 
-def test_batch_norm_is_not_folded():
-    with pytest.raises(TypeError, match="takes Keras 3 models"):
-        sws.fold_batch_norm(BUILDERS["functional"](tf_keras))
-
-
 # Files from strangers.
 
 

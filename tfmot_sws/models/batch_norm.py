@@ -8,41 +8,35 @@ from typing import Any, Final
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
-from tfmot_sws.models.libraries import check_model, is_tf_keras
+from tfmot_sws.models.libraries import check_model, library_of, view_of
 from tfmot_sws.models.rebuild import clone_with
 
-# How the factor of each output channel is shaped to multiply the layer's last kernel.
-_FACTOR_SHAPES: Final[dict[type, Any]] = {
+# By the class's name, how the factor of each output channel is shaped to multiply the layer's
+# last kernel.
+_FACTOR_SHAPES: Final[dict[str, Any]] = {
     **dict.fromkeys(
-        (
-            layers.Conv1D,
-            layers.Conv2D,
-            layers.Conv3D,
-            layers.Dense,
-            layers.SeparableConv1D,
-            layers.SeparableConv2D,
-        ),
+        ("Conv1D", "Conv2D", "Conv3D", "Dense", "SeparableConv1D", "SeparableConv2D"),
         lambda factor, _: factor,
     ),
     # Transposed kernels end in (outputs, inputs).
     **dict.fromkeys(
-        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
         lambda factor, _: factor[:, None],
     ),
     # Depthwise kernels end in (inputs, outputs of each).
     **dict.fromkeys(
-        (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        ("DepthwiseConv1D", "DepthwiseConv2D"),
         lambda factor, kernel: factor.reshape(kernel.shape[-2:]),
     ),
 }
 
 # By the layer's identity, the BatchNorm that is folded into it.
-Folds = dict[int, layers.BatchNormalization]
+Folds = dict[int, Any]
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -55,33 +49,26 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         a = gamma / sqrt(variance + epsilon),   w <- a w,   b <- a (b - mean) + beta
 
     Args:
-        model: a built Functional or Sequential model; models of these kinds inside it are
-            treated too. Folded are Dense, Conv, DepthwiseConv, SeparableConv and
-            Conv...Transpose layers without activation whose output feeds nothing but the
-            BatchNorm. Every other BatchNorm stays.
+        model: a built Functional or Sequential model of Keras 3 or tf_keras; models of
+            these kinds inside it are treated too. Folded are Dense, Conv, DepthwiseConv,
+            SeparableConv and Conv...Transpose layers without activation whose output
+            feeds nothing but the BatchNorm. Every other BatchNorm stays.
 
     Returns:
         A new uncompiled model with the same predictions, up to rounding. Layers that
         received a BatchNorm have a bias.
 
     Raises:
-        TypeError: the model is of tf_keras.
         ValueError: the model is subclassed, so that nothing tells what its layers feed,
             or it cannot be rebuilt from its configuration.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3),
-        ...                           keras.layers.BatchNormalization()])
+        ...                           keras.Any()])
         >>> [type(layer).__name__ for layer in fold_batch_norm(model).layers]
         ['Dense']
     """
     check_model(model)
-    if is_tf_keras(model):
-        raise TypeError(
-            f"fold_batch_norm takes Keras 3 models; received '{model.name}' of tf_keras. Build "
-            "the model with `import keras` and copy its weights, or share it as it is: zeros "
-            "stay zero, and weights='int8' keeps the clusters behind BatchNorm."
-        )
     if not is_graph(model):
         raise ValueError(
             f"fold_batch_norm needs a Functional or Sequential model; received "
@@ -96,7 +83,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 def foldable(
     model: keras.Model,
-) -> list[tuple[layers.Layer, layers.BatchNormalization]]:
+) -> list[tuple[Any, Any]]:
     """Layers with kernels and the BatchNorm that directly follows, inner models included.
 
     Subclassed models give none: nothing tells what their layers feed.
@@ -122,7 +109,7 @@ def warn_of_lost_clusters(model: keras.Model, weights: str) -> None:
     names = sorted(
         norm.name
         for layer, norm in foldable(model)
-        if any(is_clustered(ops.convert_to_numpy(v)) for v in layer.weights if len(v.shape) > 1)
+        if any(_is_clustered_kernel(variable) for variable in view_of(layer).weights)
     )
     if names:
         warnings.warn(
@@ -136,16 +123,34 @@ def warn_of_lost_clusters(model: keras.Model, weights: str) -> None:
         )
 
 
-def _fits(layer: layers.Layer | None, norm: layers.Layer | None) -> bool:
-    if norm is None or type(norm) is not layers.BatchNormalization:
+def _is_clustered_kernel(variable: Any) -> bool:
+    return len(variable.shape) > 1 and is_clustered(ops.convert_to_numpy(variable))
+
+
+def _fits(layer: Any, norm: Any) -> bool:
+    if _name_in_keras(norm) != "BatchNormalization":
         return False
-    if type(layer) not in _FACTOR_SHAPES:
-        return False
-    if getattr(layer, "activation", None) is not keras.activations.linear:
+    if _name_in_keras(layer) not in _FACTOR_SHAPES or not _is_linear(layer):
         return False
     rank = len(norm.get_build_config()["input_shape"])
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    return norm.axis % rank == (1 if first else rank - 1)
+    # In tf_keras, the axis is a list.
+    (axis,) = np.atleast_1d(norm.axis)
+    return int(axis) % rank == (1 if first else rank - 1)
+
+
+def _name_in_keras(thing: Any) -> str | None:
+    """Name of a layer's class if that is a class of its library itself, not of a user."""
+    if type(thing).__module__.split(".")[0] != library_of(thing).package:
+        return None
+    return type(thing).__name__
+
+
+def _is_linear(layer: Any) -> bool:
+    activation = getattr(layer, "activation", None)
+    package = str(getattr(activation, "__module__", "")).split(".")[0]
+    name = getattr(activation, "__name__", None)
+    return (package, name) == (library_of(layer).package, "linear")
 
 
 def _without_norms(config: Any, model: keras.Model, folds: Folds) -> Any:
@@ -168,7 +173,7 @@ def _without_norms(config: Any, model: keras.Model, folds: Folds) -> Any:
     return {**config, "config": inner}
 
 
-def _edit_layer(entry: Any, layer: layers.Layer | None, folds: Folds) -> Any:
+def _edit_layer(entry: Any, layer: Any | None, folds: Folds) -> Any:
     if is_graph(layer):
         return _without_norms(entry, layer, folds)
     if id(layer) in folds:
@@ -188,7 +193,7 @@ def _copy_weights(source: keras.Model, target: keras.Model, folds: Folds) -> Non
             layer.set_weights(original.get_weights())
 
 
-def _fold(layer: layers.Layer, norm: layers.BatchNormalization) -> list[NDArray]:
+def _fold(layer: Any, norm: Any) -> list[NDArray]:
     """The weights of a layer that computes what it and its BatchNorm compute."""
 
     def values(variable: Any, default: float) -> NDArray[np.float64]:
@@ -201,6 +206,6 @@ def _fold(layer: layers.Layer, norm: layers.BatchNormalization) -> list[NDArray]
     )
     deviation = np.sqrt(values(norm.moving_variance, 1) + norm.epsilon)
     factor = values(norm.gamma, 1) / deviation
-    kernel = kernel * _FACTOR_SHAPES[type(layer)](factor, kernel)
+    kernel = kernel * _FACTOR_SHAPES[type(layer).__name__](factor, kernel)
     shift = factor * (bias - values(norm.moving_mean, 0)) + values(norm.beta, 0)
     return [*front, kernel, shift]

@@ -1,4 +1,8 @@
-"""Reads from a model's configuration which layer feeds which."""
+"""Reads from a model's configuration which layer feeds which.
+
+A tensor is named [layer, node, tensor]. Keras 2 adds the arguments of the call as a fourth
+entry, a dict; Keras 3 has them beside all tensors of the call.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +70,15 @@ def _kwargs(call: Any) -> Iterator[dict[str, Any]]:
     if isinstance(call, dict):
         yield call.get("kwargs") or {}
         return
-    yield from (tensor[3] for tensor in call if len(tensor) > _REFERENCE)
+    tensors = [call] if _is_reference(call) else call
+    yield from (tensor[3] for tensor in tensors if len(tensor) > _REFERENCE)
 
 
 def _references(value: Any) -> Iterator[str]:
     """Names of the layers whose outputs are read, as often as they are."""
     if _is_reference(value):
         yield value[0]
+        yield from _references(value[3:])
     elif isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _references(item)
@@ -93,7 +99,8 @@ def _is_reference(value: Any) -> bool:
 def rewire(value: Any, renamed: dict[str, str]) -> Any:
     """References to a folded BatchNorm turned to the layer before it."""
     if _is_reference(value):
-        return [renamed.get(value[0], value[0]), *value[1:]]
+        arguments = [rewire(part, renamed) for part in value[3:]]
+        return [renamed.get(value[0], value[0]), *value[1:3], *arguments]
     if isinstance(value, dict):
         return {key: rewire(item, renamed) for key, item in value.items()}
     if isinstance(value, list | tuple):
