@@ -1,16 +1,23 @@
 """Starts the command `tfmot-sws`: parses the arguments, then calls `tfmot_sws.cli`.
 
 The module lies beside the package, because importing any part of `tfmot_sws` imports Keras
-and TensorFlow. That takes seconds and prints. Here the arguments are parsed before, so
-`--help` is immediate, and stderr is closed during the import, so an error is one line.
+and TensorFlow. That takes seconds and prints. Here the arguments are parsed and checked before,
+so `--help` and a wrong name are immediate, and stderr is closed during the import, so an
+error is one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+# Those of tfmot_sws.litert.formats.FORMATS, which cannot be imported here.
+FORMATS = ("float32", "float16", "int8_codebook", "sparse", "int8", "tflm")
+_MODELS = (".keras", ".h5")
 
 _EPILOG = """\
 examples:
@@ -19,6 +26,9 @@ examples:
   tfmot-sws decompress model.sws model.keras   the identical model back
   tfmot-sws export model.sws model.tflite      for LiteRT, on a phone
 
+  tfmot-sws export model.sws model.tflite --format int8 --representative-data train.npz
+
+.keras and .h5 files of tf_keras (Keras 2) are read by tf_keras, all others by Keras 3.
 exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage
 """
 
@@ -49,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
     report = add("report", "Show zeros, values and bytes of every tensor of a file.")
-    report.add_argument("file", metavar="FILE", help="a .keras, .sws or .tflite file")
-    compress = add("compress", "Write a stripped .keras model as a compressed .sws file.")
-    compress.add_argument("source", metavar="MODEL.keras", help="a stripped model")
+    report.add_argument("file", metavar="FILE", help="a .keras, .h5, .sws or .tflite file")
+    compress = add("compress", "Write a stripped model as a compressed .sws file.")
+    compress.add_argument("source", metavar="MODEL", help="a stripped model, .keras or .h5")
     compress.add_argument("target", metavar="OUT.sws", help="the file to write")
     compress.add_argument(
         "--weights-only", action="store_true", help="leave the architecture out"
@@ -65,10 +75,12 @@ def parser() -> argparse.ArgumentParser:
     decompress.add_argument("source", metavar="IN.sws", help="a compressed model")
     decompress.add_argument("target", metavar="OUT.keras", help="the file to write")
     export = add("export", "Write a stripped model as a .tflite file, checked to agree.")
-    export.add_argument("source", metavar="IN", help="a .keras or .sws file")
+    export.add_argument("source", metavar="IN", help="a .keras, .h5 or .sws file")
     export.add_argument("target", metavar="OUT.tflite", help="the file to write")
     export.add_argument(
-        "--format", default="float32", help="how weights are stored (default: float32)"
+        "--format",
+        default="float32",
+        help=f"how weights are stored: {', '.join(FORMATS)} (default: float32)",
     )
     export.add_argument(
         "--representative-data",
@@ -92,10 +104,54 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--trust",
             action="store_true",
-            help="load a .keras file of your own whatever it holds: code in Lambda layers, and "
+            help="load a .keras or .h5 file of your own whatever it holds: code in Lambda layers, and "
             "parts of Keras that a file of a stranger may not name",
         )
     return top
+
+
+def problem(arguments: argparse.Namespace) -> tuple[int, str] | None:
+    """Finds what is wrong with the arguments, as far as names tell.
+
+    Returns:
+        The exit code, 2 for wrong usage and 1 for a missing file, and one line; `None` if
+        nothing is wrong.
+    """
+    return next(_problems(arguments), None)
+
+
+def _problems(arguments: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    sources, target = {
+        "report": ((*_MODELS, ".sws", ".tflite"), None),
+        "compress": (_MODELS, ".sws"),
+        "decompress": ((".sws",), ".keras"),
+        "export": ((*_MODELS, ".sws"), ".tflite"),
+    }[arguments.command]
+    source = pathlib.Path(arguments.file if target is None else arguments.source)
+    yield from _wrong_suffix(source, *sources)
+    if target is not None:
+        yield from _wrong_suffix(pathlib.Path(arguments.target), target)
+    if arguments.command == "export" and arguments.format not in FORMATS:
+        yield 2, f"--format {arguments.format}: expected one of {', '.join(FORMATS)}"
+    data = getattr(arguments, "representative_data", None), getattr(arguments, "sample", None)
+    for path in (source, *(pathlib.Path(path) for path in data if path is not None)):
+        if not path.is_file():
+            yield 1, f"'{path}': no such file"
+    folder = pathlib.Path(getattr(arguments, "target", source)).parent
+    if not folder.is_dir():
+        yield 1, f"'{folder}': no such folder"
+
+
+def _wrong_suffix(path: pathlib.Path, *suffixes: str) -> Iterator[tuple[int, str]]:
+    if path.suffix not in suffixes:
+        yield 2, f"'{path}': expected a file name that ends in {' or '.join(suffixes)}"
+
+
+def _tell(text: str, as_json: bool) -> None:
+    """Reports a problem as `tfmot_sws.cli` reports errors."""
+    sys.stderr.write(f"tfmot-sws: {text}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": text, "warnings": []}, indent=2) + "\n")
 
 
 def _positive(text: str) -> float:
@@ -108,6 +164,10 @@ def _positive(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     parsed = parser().parse_args(arguments)
+    found = problem(parsed)
+    if found is not None:
+        _tell(found[1], parsed.json)
+        return found[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow's native code logs before it reads that level, so stderr is closed meanwhile.
     stderr = os.dup(2)

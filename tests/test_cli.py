@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ from keras import layers
 from rich.console import Console
 
 import tfmot_sws as sws
+import tfmot_sws_cli
+from tfmot_sws.litert.export import FORMATS
 from tfmot_sws_cli import main, parser
 
 ROOT = pathlib.Path(sws.__file__).parents[1]
@@ -141,8 +144,8 @@ def test_wrapped_model_is_one_line(source, capsys):
 
 
 def test_wrong_usage_is_two(source, capsys):
-    assert main(["report", str(source.with_suffix(".h5"))]) == 2
-    assert "ends in .keras or .sws or .tflite" in error_line(capsys)
+    assert main(["report", str(source.with_suffix(".onnx"))]) == 2
+    assert "ends in .keras or .h5 or .sws or .tflite" in error_line(capsys)
     assert main(["compress", str(source), "out.zip"]) == 2
     assert main(["export", str(source), "--format", "float3", "out.tflite"]) == 2
     for arguments in ([], ["melt"], ["report"]):
@@ -169,6 +172,84 @@ def test_import_registers_own_classes(tmp_path, monkeypatch, capsys):
     assert main(["report", "own.sws"]) == 1
     assert "OwnDense" in error_line(capsys)
     assert main(["report", "own.sws", "--import", "own_layers"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["export", "MODEL", "out.tflite", "--format", "int3"], 2, "expected one of float32, "),
+        (["export", "MODEL", "out.tflite", "--sample", "no.npz"], 1, "'no.npz': no such file"),
+        (["export", "MODEL", "nowhere/out.tflite"], 1, "'nowhere': no such folder"),
+        (["compress", "no.h5", "out.sws"], 1, "'no.h5': no such file"),
+    ],
+)
+def test_names_are_checked_before_anything_is_imported(
+    arguments, code, message, source, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tfmot_sws.cli", None)
+    arguments = [str(source) if a == "MODEL" else a for a in arguments]
+    assert main([*arguments, "--json"]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert message in json.loads(captured.out)["error"]
+
+
+def test_formats_are_those_of_the_package():
+    assert tfmot_sws_cli.FORMATS == FORMATS
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_files_of_tf_keras(name, tmp_path, rng):
+    tf_keras = pytest.importorskip("tf_keras")
+    model = tf_keras.Sequential([tf_keras.Input((12,)), tf_keras.layers.Dense(16)])
+    kernel = rng.choice(np.float32([0, -0.25, 0.5]), (12, 16))
+    model.set_weights([kernel, np.zeros(16)])
+    with warnings.catch_warnings():
+        # tf_keras calls .h5 legacy.
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / name)
+    target = tmp_path / "model.tflite"
+    options = ["--format", "int8_codebook"]
+    assert main(["export", str(tmp_path / name), str(target), *options]) == 0
+    x = rng.standard_normal((3, 12)).astype("float32")
+    np.testing.assert_allclose(
+        sws.predict_tflite(target.read_bytes(), x)[0], x @ kernel, rtol=1e-4, atol=1e-5
+    )
+    assert main(["compress", str(tmp_path / name), str(tmp_path / "model.sws")]) == 0
+    loaded = sws.load_compressed(tmp_path / "model.sws")
+    assert isinstance(loaded, tf_keras.Model)
+    np.testing.assert_array_equal(loaded.get_weights()[0], kernel)
+
+
+def test_h5_of_keras_3(source):
+    model = keras.models.load_model(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = source.with_suffix(".h5")
+        model.save(path)
+    assert main(["compress", str(path), str(source.with_suffix(".sws"))]) == 0
+    assert weights(source.with_suffix(".sws")) == weights(source)
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_an_h5_file_with_code_needs_trust(library, tmp_path, capsys):
+    k = pytest.importorskip(library)
+    model = k.Sequential([k.Input((3,)), k.layers.Lambda(lambda x: 2 * x)])
+    path = tmp_path / "model.h5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(path)
+    arguments = ["export", str(path), str(tmp_path / "model.tflite")]
+    assert main(arguments) == 1
+    assert "unsafe" in error_line(capsys)
+    assert main([*arguments, "--trust"]) == 0
+
+
+def test_an_h5_file_of_weights_is_one_line(source, capsys):
+    path = source.with_suffix(".weights.h5")
+    keras.models.load_model(source).save_weights(path)
+    assert main(["report", str(path)]) == 1
+    assert "has no model" in error_line(capsys)
 
 
 def test_help_is_fast_and_names_every_command():
@@ -271,7 +352,7 @@ def test_bad_inputs_are_one_line(source, capsys):
     data, target = source.with_name("data.npz"), source.with_suffix(".tflite")
     arguments = ["export", str(source), str(target), "--sample", str(data)]
     assert main(arguments) == 1
-    assert "No such file" in error_line(capsys)
+    assert "no such file" in error_line(capsys)
     data.write_bytes(b"no zip file")
     assert main(arguments) == 1
     assert "no readable .npz file" in error_line(capsys)

@@ -12,17 +12,17 @@ import sys
 import warnings
 from typing import Any, Final
 
-import keras
 from rich.console import Console
 from rich.text import Text
 
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.keras_file import check_keras_file
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
-from tfmot_sws.litert.export import FORMATS, export
+from tfmot_sws.litert.export import export
 from tfmot_sws.litert.input_files import load_inputs
 from tfmot_sws.litert.report import tflite_report
 from tfmot_sws.litert.verification import Verification
+from tfmot_sws.models.files import load_model_file
 from tfmot_sws.plain_text import cell, plain
 from tfmot_sws.report import compression_report
 from tfmot_sws.whole_file import replacing
@@ -32,12 +32,10 @@ _MAX_LINE: Final = 1000
 _ERRORS = (CompressedFileError, ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 
-class UsageError(Exception):
-    """The command was called in a way that cannot work."""
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Runs one command; each error and each warning becomes one line on stderr.
+    """Runs one command whose arguments have been checked.
+
+    Each error and each warning becomes one line on stderr.
 
     With `--json`, stdout gets one JSON object in all cases: the result of the command or
     its "error", and the list of "warnings".
@@ -46,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments: the result of `tfmot_sws_cli.parser`.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage.
+        The exit code: 0 done, 1 failed.
     """
     result: dict[str, Any] = {}
     error: BaseException | None = None
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         warnings.filterwarnings("always", category=UserWarning, module=r"tfmot_sws")
         try:
             result = _run_command(arguments)
-        except (UsageError, KeyboardInterrupt, *_ERRORS) as exception:
+        except (KeyboardInterrupt, *_ERRORS) as exception:
             error = exception
     messages = [str(warning.message) for warning in caught]
     for message in messages:
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_line(result["error"])
     if arguments.json:
         print(json.dumps({**result, "warnings": messages}, indent=2))  # noqa: T201
-    return 0 if error is None else 2 if isinstance(error, UsageError) else 1
+    return 0 if error is None else 1
 
 
 def _run_command(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +87,6 @@ def _print_line(text: str) -> None:
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     path = pathlib.Path(arguments.file)
-    _check_suffix(path, ".keras", ".sws", ".tflite")
     report: Any
     if path.suffix == ".tflite":
         report = tflite_report(path.read_bytes())
@@ -103,7 +100,7 @@ def _report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
-    source, target = _paths(arguments, (".keras",), ".sws")
+    source, target = _paths(arguments)
     model = _load(source, arguments.trust)
     with _status(f"Compressing {source.name}"):
         save_compressed(
@@ -116,7 +113,7 @@ def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
-    source, target = _paths(arguments, (".sws",), ".keras")
+    source, target = _paths(arguments)
     model = _load(source)
     with _status(f"Writing {target.name}"), replacing(target) as temporary:
         model.save(temporary)
@@ -124,9 +121,7 @@ def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
-    source, target = _paths(arguments, (".keras", ".sws"), ".tflite")
-    if arguments.format not in FORMATS:
-        raise UsageError(f"--format {arguments.format}: expected one of {', '.join(FORMATS)}")
+    source, target = _paths(arguments)
     model = _load(source, arguments.trust)
     data, sample = (
         None if path is None else load_inputs(path, model)
@@ -169,36 +164,24 @@ _COMMANDS = {
 }
 
 
-def _paths(
-    arguments: argparse.Namespace, sources: tuple[str, ...], target_suffix: str
-) -> tuple[pathlib.Path, pathlib.Path]:
-    source, target = pathlib.Path(arguments.source), pathlib.Path(arguments.target)
-    _check_suffix(source, *sources)
-    _check_suffix(target, target_suffix)
-    return source, target
-
-
-def _check_suffix(path: pathlib.Path, *suffixes: str) -> None:
-    if path.suffix not in suffixes:
-        raise UsageError(f"'{path}': expected a file name that ends in {' or '.join(suffixes)}")
+def _paths(arguments: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path]:
+    return pathlib.Path(arguments.source), pathlib.Path(arguments.target)
 
 
 def _load(path: pathlib.Path, trust: bool = False) -> Any:
-    """Loads the model in a .keras or .sws file.
+    """Loads the model in a .keras, .h5 or .sws file.
 
     Args:
         path: the file.
-        trust: whether a .keras file may do what it likes: run code, in Lambda layers, and
-            name any part of Keras.
+        trust: whether a .keras or .h5 file may do what it likes: run code, in Lambda
+            layers, and name any part of Keras.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}': no such file")
     with _status(f"Reading {path.name}"):
         if path.suffix == ".sws":
             return load_compressed(path)
-        if not trust:
+        if not trust and path.suffix == ".keras":
             _check_keras_file(path)
-        return keras.models.load_model(path, compile=False, safe_mode=not trust)
+        return load_model_file(path, trust)
 
 
 def _check_keras_file(path: pathlib.Path) -> None:
