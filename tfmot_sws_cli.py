@@ -104,8 +104,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--trust",
             action="store_true",
-            help="load a .keras or .h5 file of your own whatever it holds: code in Lambda layers, and "
-            "parts of Keras that a file of a stranger may not name",
+            help="load a .keras or .h5 file of your own whatever it holds: code in Lambda "
+            "layers, and parts of Keras that a file of a stranger may not name",
         )
     return top
 

@@ -24,7 +24,8 @@ import numpy as np
 import tfmot_sws as sws
 from benchmarks import common
 from tfmot_sws.coding.indices import IndexEncoder
-from tfmot_sws.models.codebook import ClusteredTensor, entropy_bits
+from tfmot_sws.models.codebook import ClusteredTensor
+from tfmot_sws.models.entropy import entropy_bits
 
 SHAPE = (512, 256)
 ZEROS = (0.0, 0.5, 0.92, 0.99, 0.999)

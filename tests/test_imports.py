@@ -2,13 +2,18 @@
 
 import ast
 import graphlib
+import json
 import os
 import pathlib
 import re
 import sys
 
+import keras
+import numpy as np
 import pytest
 from processes import output_of
+
+import tfmot_sws
 
 PACKAGE = "tfmot_sws"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
@@ -65,7 +70,13 @@ EXTERNAL = {
 }
 
 # Values and pure functions, which anyone can use without Keras.
-VALUES = ["_version", "prior/initialization", "prior/mixture", "training/schedules"]
+VALUES = [
+    "_version",
+    "models/entropy",
+    "prior/initialization",
+    "prior/mixture",
+    "training/schedules",
+]
 
 
 def name_of(path):
@@ -171,6 +182,52 @@ def run_python(code):
     """What a fresh interpreter prints last."""
     clean = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     return output_of(code, clean).split()[-1]
+
+
+DEVICE = """
+import importlib.abc, json, sys
+
+class OnlyNumPy(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        root = name.split(".")[0]
+        if root not in sys.stdlib_module_names | {"numpy", "tfmot_sws"} and "." not in name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, OnlyNumPy())
+import tfmot_sws
+from tfmot_sws.coding.arrays import read_arrays
+"""
+
+
+def test_a_device_decodes_files_with_numpy_alone(tmp_path):
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30)])
+    values = np.float32([0, 0.5, -0.25, 3.0])  # exact in bfloat16
+    kernel = np.random.default_rng(0).choice(values, (40, 30))
+    model.set_weights([kernel, np.linspace(0, 1, 30)])
+    tfmot_sws.save_compressed(model, tmp_path / "model.sws")
+    large = keras.Sequential([keras.Input((800,)), keras.layers.Dense(700)])
+    large.set_weights([np.random.default_rng(0).choice(values, (800, 700)), np.zeros(700)])
+    tfmot_sws.save_compressed(large, tmp_path / "large.sws")
+    code = f"""{DEVICE}
+kernel, bias = read_arrays({str(tmp_path / "model.sws")!r})
+try:
+    read_arrays({str(tmp_path / "large.sws")!r})
+except ImportError as error:
+    missing = str(error)
+try:
+    tfmot_sws.export
+except AttributeError as error:
+    absent = str(error)
+print(json.dumps([kernel.tolist(), bias.tolist(), missing, absent, "keras" in sys.modules]))
+"""
+    read_kernel, bias, missing, absent, has_keras = json.loads(
+        output_of(code, dict(os.environ))
+    )
+    np.testing.assert_array_equal(np.float32(read_kernel), kernel)
+    np.testing.assert_array_equal(np.float32(bias), model.get_weights()[1])
+    assert "pip install constriction" in missing
+    assert "needs Keras, which is not installed" in absent
+    assert not has_keras
 
 
 def test_import_has_no_side_effects():

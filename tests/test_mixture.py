@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import entropy, norm
 
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.prior import mixture as mixture_module
 from tfmot_sws.prior.mixture import GaussianMixture
 

@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 import tfmot_sws as sws
-from tfmot_sws.models.codebook import ClusteredTensor, entropy_bits
+from tfmot_sws.models.codebook import ClusteredTensor
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.report import compression_report, han_bits, huffman_bits
 
 COUNTS = st.lists(st.integers(0, 1000), max_size=40)

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,13 +17,14 @@ from tfmot_sws.coding.byte_io import ByteReader
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.matrix import Symbols
 from tfmot_sws.coding.numbers import precision_of
-from tfmot_sws.coding.table import CLUSTERABLE
-from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE, entropy_bits
+from tfmot_sws.coding.table import CLUSTERABLE, numpy_dtype
+from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE, entropy_bits
 
 # The non-zero values, ascending, shape (V,).
 Codebook = NDArray[np.float32]
 
-_FORMATS: Final = (np.dtype("<f4"), np.dtype("<f2"), np.dtype(ml_dtypes.bfloat16))
+# By their number in the file.
+_FORMATS: Final = ("float32", "float16", "bfloat16")
 # A few values show that a tensor is not clustered, which saves sorting all of them.
 _HEAD: Final = 1 << 12
 # Plain floats deflate to about this part of their size: only the exponents compress.
@@ -163,5 +163,13 @@ def decode_codebook(reader: ByteReader) -> Codebook:
             f"A codebook of {size} values in format {number}; at most {MAX_CODEBOOK_SIZE} "
             "were expected. The file is damaged; copy or download it again."
         )
-    values = np.frombuffer(reader.take(size * _FORMATS[number].itemsize), _FORMATS[number])
-    return check_codebook(values.astype(np.float32))
+    return check_codebook(_read_values(reader, size, _FORMATS[number]))
+
+
+def _read_values(reader: ByteReader, size: int, dtype: str) -> Codebook:
+    if dtype == "bfloat16":
+        # The upper half of a float32, so NumPy alone can read it.
+        halves = np.frombuffer(reader.take(2 * size), "<u2").astype(np.uint32)
+        return (halves << 16).view(np.float32)
+    stored = numpy_dtype(dtype)
+    return np.frombuffer(reader.take(size * stored.itemsize), stored).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 
 _MAX_COLUMNS: Final = 1 << 16
 

@@ -6,13 +6,10 @@ probabilities on every machine, and so the same bytes.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Protocol
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
-
-_FAMILY: Final = constriction.stream.model.Categorical(perfect=False)
 
 
 def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -55,7 +52,7 @@ class SymbolEncoder:
     """
 
     def __init__(self) -> None:
-        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._encoder = _package().stream.queue.RangeEncoder()
 
     def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
         """Writes the symbols and returns them."""
@@ -72,7 +69,7 @@ class SymbolDecoder:
 
     def __init__(self, data: bytes) -> None:
         words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
-        self._decoder = constriction.stream.queue.RangeDecoder(words)
+        self._decoder = _package().stream.queue.RangeDecoder(words)
 
     def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
         """Returns as many symbols as `symbols` has; ignores its values."""
@@ -83,7 +80,24 @@ class SymbolDecoder:
 
 def _model(counts: NDArray[np.int64]) -> tuple[object, ...]:
     """Returns the arguments that describe the model to `constriction`."""
+    categorical = _package().stream.model.Categorical
+    probabilities = counts.astype(np.float32)
     if counts.ndim == 1:
-        probabilities = counts.astype(np.float32)
-        return (constriction.stream.model.Categorical(probabilities, perfect=False),)
-    return _FAMILY, counts.astype(np.float32)
+        return (categorical(probabilities, perfect=False),)
+    return categorical(perfect=False), probabilities
+
+
+def _package() -> Any:
+    """Imports `constriction`, which files of small tensors do without.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import constriction
+    except ImportError as error:
+        raise ImportError(
+            "The file has a large tensor, which the package constriction decodes. Install it "
+            "with pip install constriction."
+        ) from error
+    return constriction

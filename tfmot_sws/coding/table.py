@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import ml_dtypes
 import numpy as np
 
 from tfmot_sws.coding.byte_io import ByteReader, varint
@@ -90,8 +89,14 @@ class TensorEntry:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Returns the little-endian NumPy dtype of a name in `DTYPES`."""
+    """Returns the little-endian NumPy dtype of a name in `DTYPES`.
+
+    Raises:
+        ImportError: bfloat16 is asked for, and `ml_dtypes` is not installed.
+    """
     if name == "bfloat16":
+        import ml_dtypes
+
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name).newbyteorder("<")
 

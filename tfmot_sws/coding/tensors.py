@@ -31,8 +31,9 @@ from tfmot_sws.coding.table import (
     TensorEntry,
     decode_table,
     encode_table,
+    numpy_dtype,
 )
-from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE
+from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE
 
 _LARGEST_FLOAT16: Final = 65504.0
 # Entries that are looked up in a codebook at a time.
@@ -184,7 +185,7 @@ class DecodedTensor:
 
     @property
     def _dtype(self) -> np.dtype:
-        return np.dtype(self.entry.dtype)
+        return numpy_dtype(self.entry.dtype).newbyteorder("=")
 
 
 class TensorReader:

@@ -8,7 +8,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.litert.integers import find_integers
-from tfmot_sws.models.codebook import MAX_CODEBOOK_SIZE
+from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE
 from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import copy_float32
 from tfmot_sws.models.selection import is_kernel

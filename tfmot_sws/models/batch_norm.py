@@ -64,7 +64,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3),
-        ...                           keras.Any()])
+        ...                           keras.layers.BatchNormalization()])
         >>> [type(layer).__name__ for layer in fold_batch_norm(model).layers]
         ['Dense']
     """

@@ -8,14 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import xlogy
 
+from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE, entropy_bits
 from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.wrapped import wrapped_parts
-
-# More distinct values than this and a tensor counts as not clustered: indices then
-# need more than a byte, which neither the mixture nor a mobile format offers.
-MAX_CODEBOOK_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,21 +99,6 @@ def is_clustered(array: NDArray[np.float32]) -> bool:
         return False
     values = distinct_values(array)
     return values is not None and 2 * values.size <= array.size
-
-
-def entropy_bits(counts: ArrayLike) -> float:
-    """Entropy of a histogram in bits per item; 0 for an empty one.
-
-    Example:
-        >>> entropy_bits([2, 2])
-        1.0
-    """
-    counts = np.asarray(counts, np.float64)
-    total = counts.sum()
-    if total <= 0:
-        return 0.0
-    share = counts / total
-    return float(-xlogy(share, share).sum() / np.log(2)) + 0.0
 
 
 def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:

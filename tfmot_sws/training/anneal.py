@@ -18,7 +18,7 @@ from keras import ops
 
 from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.training.epoch_memories import EpochMemories
 from tfmot_sws.training.health import find_problems, share_of_lost

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.backend.compiling import in_compiled_step, traced
 from tfmot_sws.backend.gradients import last_gradient
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.libraries import native
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.density_table import total_negative_log_prob

@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.plain_text import cell
 

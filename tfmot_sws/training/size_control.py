@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfmot_sws.models.codebook import entropy_bits
+from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.schedules import linear
 from tfmot_sws.training.size_target import ControlState, FileSize
