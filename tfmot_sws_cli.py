@@ -16,7 +16,16 @@ import sys
 from collections.abc import Iterator, Sequence
 
 # Those of tfmot_sws.litert.formats.FORMATS, which cannot be imported here.
-FORMATS = ("float32", "float16", "int8_codebook", "sparse", "int8", "tflm")
+FORMATS = (
+    "float32",
+    "float16",
+    "int8_codebook",
+    "int4_codebook",
+    "sparse",
+    "smallest",
+    "int8",
+    "tflm",
+)
 _MODELS = (".keras", ".h5")
 
 _EPILOG = """\

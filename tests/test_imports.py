@@ -52,6 +52,7 @@ EXTERNAL = {
         "litert/formats.py",
     },
     "ai_edge_litert": {
+        "litert/compressed_rows.py",
         "litert/file.py",
         "litert/frugal_file.py",
         "litert/integer_weights.py",

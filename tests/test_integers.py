@@ -8,7 +8,7 @@ from rounding import cluster
 import tfmot_sws as sws
 from tfmot_sws.litert.converter import convert
 from tfmot_sws.litert.file import stored_tensors, unpack
-from tfmot_sws.litert.integer_weights import pack, store_as_integers
+from tfmot_sws.litert.integer_weights import Storage, pack, store_as_integers
 from tfmot_sws.litert.integers import LIMITS, Integers, find_integers
 
 SHAPES = {"tensor": ((24, 9), None), "rows": ((12, 40), 0), "depthwise": ((1, 3, 3, 16), 3)}
@@ -126,14 +126,14 @@ def test_litert_computes_with_integers_of_any_width_and_axis(layers_of_all_kinds
         chosen[name] = Integers(integers, steps.reshape(-1), place)
         return chosen[name]
 
-    small = store_as_integers(tflite, quantize, lambda _: bits)
+    small = store_as_integers(tflite, quantize, lambda _: Storage(bits))
     kernels = [t for t in stored_tensors(small) if len(t.shape) > 1]
     assert {t.dtype for t in kernels} == {f"int{bits}"}
     assert len(kernels) == len(chosen) == 4
     assert {t.stored_bytes for t in kernels} == {
         -(-c.integers.size * bits // 8) for c in chosen.values()
     }
-    exact = store_as_integers(tflite, lambda *_: None, lambda _: 8)
+    exact = store_as_integers(tflite, lambda *_: None)
     assert (
         sws.predict_tflite(exact, tokens)[0].tobytes()
         == sws.predict_tflite(tflite, tokens)[0].tobytes()

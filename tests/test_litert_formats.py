@@ -15,6 +15,7 @@ from tfmot_sws.models.batch_norm import foldable
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "lenet_mnist.py"
 EXACT = 1e-4
+INTEGERS = ("int8_codebook", "int8")
 TOLERANCES = {
     "float32": EXACT,
     "float16": 1e-2,
@@ -68,7 +69,7 @@ def test_every_format_runs_and_agrees(clustered, weights):
     verification = sws.verify_tflite(tflite, model, inputs)
     assert verification.difference <= TOLERANCES[weights]
     assert verification.agreement >= (1.0 if TOLERANCES[weights] == EXACT else 0.75)
-    if name not in ("functional", "nested") or weights.startswith("int8"):
+    if name not in ("functional", "nested") or weights in INTEGERS:
         for tensor in large(verification.tensors):
             # The unrolled attention and recurrences have integer constants of their own.
             assert tensor.distinct_per_channel <= NUM_VALUES or weights == "int8", tensor
@@ -201,3 +202,59 @@ def test_sparse_never_loses_weights():
     with pytest.warns(UserWarning, match="would lose some of its weights"):
         tflite = sws.convert_to_tflite(model, "sparse")
     assert sws.verify_tflite(tflite, model).difference < EXACT
+
+
+def on_uniform_grid(model):
+    """Rounds every kernel in place to integers of -7 to 7 times a step of its own."""
+    for variable in model.trainable_variables:
+        values = np.asarray(variable)
+        if values.ndim > 1 and np.any(values):
+            step = np.abs(values).max() / 7
+            variable.assign(np.rint(values / step) * step)
+    return model
+
+
+@pytest.mark.parametrize("name", ["functional", "separable", "attention"])
+def test_int4_codebook_is_an_eighth_and_exact(name, rng):
+    model = on_uniform_grid(FAMILIES[name].build())
+    inputs = FAMILIES[name].make_inputs(rng)
+    tflite = sws.convert_to_tflite(model, "int4_codebook", sample=inputs)
+    verification = sws.verify_tflite(tflite, model, inputs)
+    assert verification.difference < 1e-5
+    kernels = [t for t in large(verification.tensors) if t.size >= 160]
+    assert {t.dtype for t in kernels} == {"int4"}
+    assert max(t.distinct_per_channel for t in kernels) <= 15
+    assert all(t.stored_bytes == -(-t.size // 2) for t in kernels)
+
+
+def test_int4_codebook_names_what_does_not_fit():
+    model = on_uniform_grid(sequential())
+    model.layers[0].kernel.assign(model.layers[0].kernel + 0.01)
+    with pytest.raises(
+        sws.ExportError, match=r"values of \['.*/kernel'\] are not .*'smallest'"
+    ):
+        sws.convert_to_tflite(model, "int4_codebook")
+
+
+def test_smallest_takes_for_each_tensor_what_is_smallest(rng):
+    """The first kernel's rows are no multiple of 4, which LiteRT's own converter loses."""
+    units, values = (
+        (48, 40, 36, 30),
+        ([0] * 19 + [0.3], range(-7, 8), [-1, 0.3, 1.7], [-2, 0, 2]),
+    )
+    model = keras.Sequential([keras.Input((66,)), *map(keras.layers.Dense, units)])
+    for layer, choices in zip(model.layers, values, strict=True):
+        layer.kernel.assign(rng.choice(np.float32(choices) / 9, layer.kernel.shape))
+    x = rng.standard_normal((8, 66)).astype("float32")
+    tflite = sws.convert_to_tflite(model, "smallest", sample=x)
+    verification = sws.verify_tflite(tflite, sws.place_on_int8_grid(model), x)
+    assert verification.difference < 1e-5
+    kernels = {t.shape: (t.dtype, t.sparse) for t in large(verification.tensors)}
+    assert kernels == {
+        (48, 66): ("int8", True),
+        (40, 48): ("int4", False),
+        (36, 40): ("int8", False),
+        (30, 36): ("int2", False),
+    }
+    others = ("int8_codebook", "float32")
+    assert all(len(tflite) < len(sws.convert_to_tflite(model, w, sample=x)) for w in others)

@@ -54,7 +54,9 @@ def convert_to_tflite(
     - "float32": every weight as it is; as large as the dense model until it is zipped.
     - "float16": half the size.
     - "int8_codebook": a quarter of the size, computed with as float; values move to a grid.
+    - "int4_codebook": an eighth of the size, for codebooks k * step with |k| <= 7.
     - "sparse": only the non-zero entries of tensors with many zeros; exact.
+    - "smallest": for each tensor the smallest of int8, int4, int2 and sparse int8.
     - "int8": integer arithmetic, a quarter of the size; needs `representative_data`.
     - "tflm": look-up tables for TensorFlow Lite Micro only; exact. Needs tflite-micro.
 
@@ -70,10 +72,10 @@ def convert_to_tflite(
         sample: inputs for the check, shaped as for `model.predict`; a few examples
             suffice. `None`: the representative data, or random inputs.
         tolerance: how much outputs may differ, > 0; `float("inf")` writes any file that
-            runs. It limits `Verification.difference` for "float32", "sparse" and "tflm"
-            (1e-4 by default), and `Verification.relative_error` for "float16" (0.05),
-            "int8_codebook" and "int8" (0.32, that is, an error with a tenth of the signal's
-            power).
+            runs. It limits `Verification.difference` for "float32", "sparse",
+            "int4_codebook" and "tflm" (1e-4 by default), and `Verification.relative_error`
+            for "float16" (0.05), "int8_codebook", "smallest" and "int8" (0.32, that is, an
+            error with a tenth of the signal's power).
 
     Returns:
         The bytes of a .tflite file.
