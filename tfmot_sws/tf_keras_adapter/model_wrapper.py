@@ -52,6 +52,8 @@ class TfKerasWrapped(Wrapped):
             outputs = self.inner(inputs, **kwargs)
         for loss in losses:
             self.add_loss(loss)
+        # Past `__setattr__`, which would track it.
+        vars(self)["num_added"] = len(losses)
         return outputs
 
 
@@ -74,7 +76,7 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
-        self.__dict__["batches"] = []
+        self.__dict__.update(batches=[], num_added=0)
         self._share(sharing)
         self.built = True
 
@@ -94,6 +96,21 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
             if not isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer):
                 optimizer = tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
         super().compile(optimizer, *args, **kwargs)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """As `tf_keras.Model.compute_loss`.
+
+        Raises:
+            ValueError: there is no loss but the complexity loss.
+        """
+        if not self.loss and self.num_added and len(self.losses) == self.num_added:
+            raise ValueError(
+                f"Model '{self.name}' has no loss but the complexity loss, which alone would "
+                "ruin the network. Call compile(loss=...), or add_loss in a layer's call."
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as the saved one was, its optimizer's state included."""

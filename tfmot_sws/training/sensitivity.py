@@ -174,9 +174,7 @@ class _Program:
             # What the call changes, such as moving averages, goes with the scope.
             with keras.StatelessScope(values, collect_losses=True):
                 outputs = self._model.inner(x, training=True)
-                loss = self._model.compute_loss(
-                    x, targets, outputs, sample_weight, training=True
-                )
+                loss = self._model.error_loss(x, targets, outputs, sample_weight, True)
             return self._scale * loss
 
         loss, gradients = value_and_gradients(error_loss, snapped)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from typing import Any
 
 import keras
 
 from tfmot_sws.backend.compiling import compiled_step
+from tfmot_sws.models.own_steps import has_own
 from tfmot_sws.models.wrapped import Wrapped
 from tfmot_sws.training.fit_arguments import fit_arguments
+from tfmot_sws.training.inner_scope import InnerScope, LastCalls
 from tfmot_sws.training.replica_losses import ReplicaLosses
 from tfmot_sws.training.shared_step import WeightSharing
 
@@ -20,7 +24,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
     """A model under soft weight-sharing; made by `apply_soft_weight_sharing`.
 
     There is one wrapper around the model and none around layers: it calls the user's model
-    under `keras.StatelessScope` with snapped tensors in place of the shared variables. So
+    under a `keras.StatelessScope` with snapped tensors in place of the shared variables. So
     every type of layer works, and subclassed, nested and recurrent models take one path.
 
     It calls the wrapped model with its shared weights moved towards their components'
@@ -50,6 +54,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
         # Past `__setattr__`, which would track them.
         self.__dict__.update(sensitivity_program=None, batches=[])
         self._replica_losses = ReplicaLosses()
+        self._last_calls = LastCalls()
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -59,25 +64,93 @@ class SoftWeightSharing(Wrapped, keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Calls the wrapped model with snapped weights; adds the losses in training."""
         with compiled_step(bool(self.compiled and self.jit_compile)):
-            shared, complexity = self.sharing.step(training=bool(training))
-        taken = {id(variable) for variable, _ in shared}
-        others = [v for v in self.inner.variables if id(v) not in taken]
-        scope = keras.StatelessScope(
-            [*shared, *((v, v.value) for v in others)], collect_losses=True
-        )
-        before = [scope.get_current_value(v) for v in others]
+            snapped, complexity = self.sharing.step(training=bool(training))
+        scope = InnerScope(snapped)
         with scope:
             outputs = self.inner(inputs)
-        # The call may have changed moving averages or the states of random generators.
-        for variable, value in zip(others, before, strict=True):
-            after = scope.get_current_value(variable)
-            if after is not value:
-                variable.assign(after)
         losses = [*scope.losses, *complexity]
         self._replica_losses.note(losses)
         for loss in losses:
             self.add_loss(loss)
+        if has_own(self.inner, "compute_loss"):
+            self._last_calls.keep(outputs, scope, complexity)
         return outputs
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The error loss, plus in training the complexity loss.
+
+        Raises:
+            ValueError: in training, there is no error loss.
+        """
+        if not has_own(self.inner, "compute_loss"):
+            if training and self.compiled and self.loss is None:
+                self._check_losses()
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        scope, complexity = self._last_calls.take(y_pred) or (self._new_scope(), [])
+        with scope:
+            error = self.error_loss(x, y, y_pred, sample_weight, training)
+        return error + sum(complexity) if complexity else error
+
+    def _check_losses(self) -> None:
+        # The last of them is the complexity loss.
+        if len(self.losses) < 2:
+            raise ValueError(
+                f"Model '{self.name}' has no loss but the complexity loss, which alone would "
+                "ruin the network. Call compile(loss=...), or add_loss in a layer's call."
+            )
+
+    def error_loss(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> Tensor:
+        """The loss without the complexity, as the wrapped model has it."""
+        if not has_own(self.inner, "compute_loss"):
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        compute = self.inner.compute_loss
+        # Keras has the argument since 3.3.
+        takes_training = "training" in inspect.signature(compute).parameters
+        options = {"training": training} if takes_training else {}
+        return compute(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **options)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """As the wrapped model does it; "loss" is that of the training."""
+        if not has_own(self.inner, "compute_metrics"):
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        # On JAX a model has no weights there.
+        on_jax = keras.backend.backend() == "jax"
+        with contextlib.nullcontext() if on_jax else self._new_scope():
+            logs = self.inner.compute_metrics(x, y, y_pred, sample_weight)
+        return self._with_loss(logs)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """As of any Keras model; "loss" is that of the training."""
+        return self._with_loss(super().get_metrics_result())
+
+    def _with_loss(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """The wrapped model may have a metric of the same name, which nothing updates."""
+        own = super().metrics
+        return {**logs, "loss": own[0].result()} if self.compiled and own else logs
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Its own, and those of the wrapped model."""
+        own = super().metrics
+        if has_own(self.inner, "compute_metrics"):
+            # Those that it was compiled with wait in vain.
+            own = [metric for metric in own if getattr(metric, "built", True)]
+        known = {id(metric) for metric in own}
+        return [*own, *(m for m in self.inner.metrics if id(m) not in known)]
+
+    def _new_scope(self) -> InnerScope:
+        return InnerScope(self.sharing.step(training=False)[0])
 
     @property
     def losses(self) -> list[Tensor]:
@@ -93,8 +166,22 @@ class SoftWeightSharing(Wrapped, keras.Model):
         if jit_compile == "auto" and not _whole_step_gains_from_jit():
             jit_compile = False
         super().compile(*args, jit_compile=jit_compile, **kwargs)
+        self._compile_inner(*args, **kwargs)
         # It was traced with the loss of before.
         self.__dict__["sensitivity_program"] = None
+
+    def _compile_inner(self, *args: Any, **kwargs: Any) -> None:
+        """Has the wrapped model know loss and metrics where it computes them itself."""
+        methods = [m for m in ("compute_loss", "compute_metrics") if has_own(self.inner, m)]
+        if not methods:
+            return
+        if not has_own(self.inner, "compile"):
+            self.inner.compile(*args, **kwargs)
+        elif not self.inner.compiled:
+            raise ValueError(
+                f"Model '{self.inner.name}' ({type(self.inner).__name__}) has its own compile "
+                f"beside {methods[0]}. Call it before apply_soft_weight_sharing."
+            )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as the saved one was, its optimizer's state included."""
