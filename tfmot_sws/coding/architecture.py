@@ -21,10 +21,10 @@ from tfmot_sws.models.libraries import (
     library_named,
     library_of,
     view_of,
-    walk,
 )
 from tfmot_sws.models.quick_building import found_by_name
 from tfmot_sws.models.rebuild import dicts_in, edit_dicts, roll_recurrences
+from tfmot_sws.models.vocabularies import layers_with_assets, vocabularies_in_configs
 from tfmot_sws.models.wrapped import Wrapped
 from tfmot_sws.plain_text import plain
 
@@ -45,7 +45,9 @@ def describe(model: keras.Model) -> bytes:
     advice = "Save it with weights_only=True, and load it with model= a model built by code."
     try:
         library = library_of(model)
-        config = library.saving.serialize_keras_object(model)
+        with vocabularies_in_configs(model):
+            config = library.saving.serialize_keras_object(model)
+            without_text = layers_with_assets(model)
         config = edit_dicts(config, _not_compiled)
         if library.name:
             config[_LIBRARY] = library.name
@@ -55,7 +57,9 @@ def describe(model: keras.Model) -> bytes:
             f"Model '{model.name}' ({type(model).__name__}) has no configuration that can "
             f"be stored: {error}. {advice}"
         ) from error
-    problem = _problem(config, {}, library) or _asset_problem(model)
+    problem = _problem(config, {}, library)
+    if not problem and without_text:
+        problem = f"layer '{without_text[0]}', which keeps more than weights and configuration"
     if problem:
         raise ValueError(f"Model '{model.name}' cannot be stored with {problem}. {advice}")
     return text
@@ -64,13 +68,6 @@ def describe(model: keras.Model) -> bytes:
 def _not_compiled(part: dict[str, Any]) -> dict[str, Any]:
     """Leaves out losses, metrics and optimizer of a model."""
     return {key: value for key, value in part.items() if key != "compile_config"}
-
-
-def _asset_problem(model: keras.Model) -> str | None:
-    for layer in walk(model):
-        if hasattr(layer, "save_assets") and not layer.get_config().get("vocabulary"):
-            return f"layer '{layer.name}', whose vocabulary is not in its configuration"
-    return None
 
 
 def build_architecture(

@@ -92,9 +92,8 @@ class _NoMemoryScope(keras.StatelessScope):
 
 
 def _walk_keras_3(layer: Any) -> Iterator[Any]:
-    yield layer
-    for inner in getattr(layer, "layers", ()):
-        yield from _walk_keras_3(inner)
+    # Public `layers` leaves out what a layer wraps, such as the cell of an RNN.
+    yield from layer._flatten_layers()
 
 
 KERAS_3: Final = Library(

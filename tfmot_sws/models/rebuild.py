@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from tfmot_sws.models.libraries import library_of, view_of, walk
+from tfmot_sws.models.vocabularies import copy_assets, vocabularies_in_configs
 
 Edit = Callable[[Any], Any]
 
@@ -31,7 +32,8 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
     )
     library = library_of(model)
     try:
-        config = library.saving.serialize_keras_object(model)
+        with vocabularies_in_configs(model):
+            config = library.saving.serialize_keras_object(model)
     except NotImplementedError as error:
         raise ValueError(advice) from error
     config.pop("compile_config", None)
@@ -58,12 +60,14 @@ def float32_clone(model: keras.Model) -> keras.Model:
     """
     with _float32_policy(model):
         clone = clone_with(model, as_float32)
-    if len(clone.variables) != len(model.variables):
+    had, has = len(view_of(model).variables), len(view_of(clone).variables)
+    if had != has:
         raise ValueError(
-            f"Model '{model.name}' ({type(model).__name__}) has {len(model.variables)} "
-            f"variables, and {len(clone.variables)} when rebuilt from its configuration. A "
+            f"Model '{model.name}' ({type(model).__name__}) has {had} "
+            f"variables, and {has} when rebuilt from its configuration. A "
             "subclassed model needs a build() that creates all its layers."
         )
+    copy_assets(model, clone)
     return clone
 
 

@@ -24,6 +24,11 @@ from tfmot_sws.tf_keras_adapter.views import view_of_tf_keras
 _SLACK: Final = 1024
 
 
+def _size(shape: Sequence[int | None]) -> int:
+    """Entries; none of a variable of free shape, whose values a lookup is given."""
+    return math.prod(size or 0 for size in shape)
+
+
 @contextlib.contextmanager
 def _limited(sizes: Sequence[int]) -> Iterator[None]:
     largest, total = max(sizes, default=0), sum(sizes)
@@ -32,10 +37,10 @@ def _limited(sizes: Sequence[int]) -> Iterator[None]:
     # TensorFlow may ask for one variable several times, on its way to the one that it makes.
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         shape = tuple(kwargs.get("shape") or ())
-        if math.prod(shape) > max(largest, _SLACK):
+        if _size(shape) > max(largest, _SLACK):
             raise TooLargeError(shape)
         variable = next_creator(**kwargs)
-        made[id(variable)] = math.prod(variable.shape)
+        made[id(variable)] = _size(variable.shape)
         if sum(made.values()) > total + _SLACK:
             raise TooLargeError(tuple(variable.shape))
         return variable

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfmot_sws.models.selection import WeightChoice
+from tfmot_sws.tf_keras_adapter.views import ModelView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ def only_replaceable(
         ValueError: no variable is left to share.
     """
     places = find_places(model)
+    variables = [view.native for view in ModelView(model).weights]
     kept = [
         choice
         if id(variable) in places or not choice.shared
@@ -137,7 +139,7 @@ def only_replaceable(
             shared=False,
             reason="not an attribute of its layer, or in a list or dict of it",
         )
-        for choice, variable in zip(choices, model.weights, strict=True)
+        for choice, variable in zip(choices, variables, strict=True)
     ]
     if not any(choice.shared for choice in kept):
         raise ValueError(

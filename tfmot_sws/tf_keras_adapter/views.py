@@ -67,7 +67,17 @@ class ModelView:
         self.name = model.name
         self.built = model.built
         trained = {id(variable) for variable in model.trainable_weights}
-        variables = model.weights if model.built else []
+        # Among the weights of tf_keras stand vocabularies too, which configurations hold.
+        of_lookups = {
+            id(getattr(part, name, None))
+            for part in model.submodules
+            for name in ("idf_weights", "num_documents")
+        }
+        variables = [
+            v
+            for v in (model.weights if model.built else [])
+            if hasattr(v, "assign") and id(v) not in of_lookups
+        ]
         self.weights = [
             VariableView(variable, path, id(variable) in trained)
             for variable, path in zip(variables, _paths(variables), strict=True)
