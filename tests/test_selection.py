@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from families import FAMILIES, functional, nested, sequential
 
+import tfmot_sws as sws
 from tfmot_sws.models.selection import check_finite, choose_weights, group_by_scope
 
 
@@ -165,3 +167,103 @@ def test_layers_name_their_weights_as_tfmot_asks_them():
     shared = [c.shared for c in choose_weights(model, None, None)]
     assert shared == [False, True, True, True]
     assert [c.shared for c in choose_weights(model, "kernel", None)] == [True, False] * 2
+
+
+# What is no weight of a product.
+
+
+class Bits(keras.layers.Layer):
+    """A product with a matrix and a bit width for each of its weights."""
+
+    def build(self, input_shape):
+        self.w = self.add_weight(name="w", shape=(4, 3))
+        self.bits = self.add_weight(name="kernel_quantizer_bits", shape=(4, 3))
+        self.gain = self.add_weight(name="gain", shape=(1, 1, 3))
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.w * self.bits) * self.gain[0]
+
+
+def reasons_of(model):
+    return {c.path.rpartition("/")[2]: c.reason for c in choose_weights(model, None, None)}
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_slopes_are_no_kernels(library):
+    model = library.Sequential(
+        [library.Input((4, 4, 3)), library.layers.Conv2D(2, 1), library.layers.PReLU()]
+    )
+    reasons = reasons_of(model)
+    assert reasons["kernel"] == "kernel"
+    assert reasons["alpha"] == "'alpha' of PReLU, no weight of a product"
+
+
+def test_bit_widths_and_broadcast_factors_of_own_layers_are_no_kernels():
+    reasons = reasons_of(keras.Sequential([keras.Input((4,)), Bits()]))
+    assert reasons["w"] == "kernel"
+    assert "no weight of a product" in reasons["gain"]
+    assert "no weight of a product" in reasons["kernel_quantizer_bits"]
+
+
+def test_a_constraint_is_kept_by_not_sharing():
+    layer = keras.layers.Dense(3, kernel_constraint="unit_norm")
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(2, name="free")])
+    first, *_, last = choose_weights(model, None, None)
+    assert first.reason == "has the constraint UnitNorm, which shared values would not keep"
+    assert last.shared
+    assert choose_weights(model, "kernel", None)[0].shared
+
+
+def test_a_constraint_in_tf_keras():
+    layer = tf_keras.layers.Dense(3, kernel_constraint="max_norm")
+    model = tf_keras.Sequential([tf_keras.Input((4,)), layer, tf_keras.layers.Dense(2)])
+    assert [c.shared for c in choose_weights(model, None, None)] == [False, True, True, True]
+
+
+def test_what_spectral_normalization_assigns_is_not_shared():
+    inner = keras.layers.Dense(3)
+    wrapper = keras.layers.SpectralNormalization(inner)
+    model = keras.Sequential([keras.Input((4,)), wrapper, keras.layers.Dense(2)])
+    x = np.ones((2, 4), "float32")
+    shared = sws.apply_soft_weight_sharing(model, train_size=2)
+    assert reasons_of(model)["kernel"] == "kernel"
+    assert sum("SpectralNorm" in c.reason for c in shared.weight_choices) == 1
+    for _ in range(9):
+        shared(x, training=True)
+    norm = np.linalg.norm(keras.ops.convert_to_numpy(inner.kernel), 2)
+    assert norm == pytest.approx(1.0, rel=1e-2)
+
+
+# Two towers.
+
+
+def towers(library):
+    def tower(name):
+        inputs = library.Input((4,))
+        hidden = library.layers.Dense(5, name="dense")(inputs)
+        return library.Model(inputs, library.layers.Dense(2, name="head")(hidden), name=name)
+
+    user, item = library.Input((4,)), library.Input((4,))
+    products = library.layers.Dot(1)([tower("user")(user), tower("item")(item)])
+    return library.Model([user, item], products)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_layers_of_the_same_name_in_two_models_are_told_apart(library):
+    model = towers(library)
+    shared = sws.apply_soft_weight_sharing(model, num_components=3)
+    assert len(shared.groups) == 4
+    assert len({c.path for c in shared.weight_choices}) == 8
+    only_item = choose_weights(model, None, "user")
+    assert [c.shared for c in only_item] == [False] * 4 + [True] * 4
+    shared.snap.assign(1.0)
+    small = sws.strip_soft_weight_sharing(shared)
+    kernels = [path for path in sws.get_codebooks(small) if path.endswith("kernel")]
+    assert sorted(path.split("/")[0] for path in kernels) == ["item", "item", "user", "user"]
+    report = sws.compression_report(small)
+    assert {t.path for t in report.tensors} == {c.path for c in shared.weight_choices}
+
+
+def test_exclude_that_matches_nothing_lists_the_paths():
+    with pytest.raises(ValueError, match=r"exclude='head/' matches none (.|\n)*first/kernel"):
+        choose_weights(small_model(), None, "head/")

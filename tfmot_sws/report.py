@@ -20,7 +20,8 @@ from tfmot_sws.coding.model_file import check_stripped
 from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
-from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.libraries import native, view_of
+from tfmot_sws.models.paths import paths_of
 from tfmot_sws.plain_text import cell, plain
 
 # Columns that a narrow terminal omits, in this order.
@@ -234,7 +235,10 @@ def compression_report(model: keras.Model) -> CompressionReport:
     coded, view = _coded(model), view_of(model)
     sizes = zip(view.variables, coded.variables, strict=True)
     coded_bytes = {id(variable): size for variable, (_, size) in sizes}
-    records = (_tensor_report(v, coded_bytes[id(v)]) for v in view.weights)
+    paths = paths_of(model)
+    records = (
+        _tensor_report(v, paths[id(native(v))], coded_bytes[id(v)]) for v in view.weights
+    )
     return CompressionReport(tuple(records), coded)
 
 
@@ -246,11 +250,11 @@ def _coded(model: keras.Model) -> CodedSizes:
         return coded_sizes(model, weights_only=True)
 
 
-def _tensor_report(variable: keras.Variable, coded_bytes: int) -> TensorReport:
+def _tensor_report(variable: keras.Variable, path: str, coded_bytes: int) -> TensorReport:
     values = ops.convert_to_numpy(variable)
     dense_bits = 8 * values.dtype.itemsize * values.size
     common: dict[str, Any] = {
-        "path": variable.path,
+        "path": path,
         "shape": tuple(variable.shape),
         "dense_bytes": dense_bits // 8,
         "gzip_bytes": gzip_size(values.tobytes()),

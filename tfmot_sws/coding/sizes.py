@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfmot_sws.coding.model_file import encode_model
-from tfmot_sws.models.libraries import view_of
+from tfmot_sws.models.paths import paths_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def coded_sizes(
         "indices": tensors.index_bytes,
         "rest": sum(tensors.tensor_bytes) - tensors.index_bytes,
     }
-    paths = (variable.path for variable in view_of(model).variables)
+    paths = paths_of(model).values()
     return CodedSizes(
         **parts,
         framing=encoded.size - sum(parts.values()),

@@ -10,7 +10,8 @@ from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
 from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE, entropy_bits
-from tfmot_sws.models.libraries import check_model, view_of
+from tfmot_sws.models.libraries import check_model, native, view_of
+from tfmot_sws.models.paths import paths_of
 from tfmot_sws.models.wrapped import wrapped_parts
 
 
@@ -122,7 +123,8 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
             "get_codebooks reads a stripped model; received a wrapped one. Call "
             "strip_soft_weight_sharing(model) first."
         )
-    arrays = {v.path: ops.convert_to_numpy(v) for v in view_of(model).weights}
+    paths = paths_of(model)
+    arrays = {paths[id(native(v))]: ops.convert_to_numpy(v) for v in view_of(model).weights}
     return {
         path: ClusteredTensor.from_array(values)
         for path, values in arrays.items()

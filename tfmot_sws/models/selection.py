@@ -15,7 +15,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmot_sws.models.libraries import native, view_of, walk
+from tfmot_sws.models.libraries import library_of, native, view_of, walk
+from tfmot_sws.models.paths import paths_of
+from tfmot_sws.models.roles import other_roles
 
 Selector = str | Callable[[keras.Variable], bool]
 
@@ -49,25 +51,30 @@ def choose_weights(
     Args:
         model: a built model.
         include: regular expression searched in the path, or a predicate on the variable.
-            `None` takes what is trainable and not of a normalisation: kernels and
-            embeddings (two dimensions or more), and biases unless they go further
-            than every kernel, for the mixture covers the range of the kernels. Layers
-            with tfmot's `get_clusterable_weights` or `get_prunable_weights` decide on
-            their weights themselves.
+            `None` takes what is trainable, without a constraint and not of a
+            normalisation: kernels and embeddings (two dimensions or more; see `roles`),
+            and biases unless they go further than every kernel, for the mixture covers
+            the range of the kernels. Layers with tfmot's `get_clusterable_weights` or
+            `get_prunable_weights` decide on their weights themselves.
         exclude: likewise, what to leave out; it overrules `include`.
 
     Raises:
-        ValueError: when nothing is left to share, or a regular expression is invalid.
+        ValueError: when nothing is left to share, or a regular expression is invalid or,
+            given as `exclude`, matches nothing.
     """
     view = view_of(model)
-    includes, excludes = _predicate(include, "include"), _predicate(exclude, "exclude")
-    kernels = [v for v in view.trainable_weights if is_kernel(v)]
+    paths, roles, decided = paths_of(model), other_roles(model), _decided_by_layers(model)
+    includes = _predicate(include, "include", paths)
+    excludes = _predicate(exclude, "exclude", paths)
+    _check_exclude(model, exclude, excludes)
+    kernels = [v for v in view.trainable_weights if is_kernel(v) and id(native(v)) not in roles]
     kernel_range = max((_magnitude(v) for v in kernels), default=-1.0)
-    decided = _decided_by_layers(model)
-    choices = [
-        _choose(variable, includes, excludes, kernel_range, decided.get(id(native(variable))))
-        for variable in view.weights
-    ]
+    choices = []
+    for variable in view.weights:
+        ident = id(native(variable))
+        by_layer = decided.get(ident), roles.get(ident)
+        shared, reason = _choose(variable, includes, excludes, kernel_range, *by_layer)
+        choices.append(WeightChoice(paths[ident], tuple(variable.shape), shared, reason))
     if not any(choice.shared for choice in choices):
         listed = "\n".join(f"  {c.path} {c.shape}: {c.reason}" for c in choices)
         raise ValueError(
@@ -78,7 +85,20 @@ def choose_weights(
     return choices
 
 
-def _predicate(selector: Selector | None, name: str) -> Callable[[keras.Variable], bool] | None:
+def _check_exclude(model: Any, exclude: Selector | None, excludes: Any) -> None:
+    """Of a single layer, one of many, nothing needs to match."""
+    is_model = isinstance(model, library_of(model).model)
+    if is_model and isinstance(exclude, str) and not any(map(excludes, view_of(model).weights)):
+        listed = "\n".join(f"  {path}" for path in paths_of(model).values())
+        raise ValueError(
+            f"exclude={exclude!r} matches none of the variables of '{model.name}', whose paths "
+            f"are:\n{listed}"
+        )
+
+
+def _predicate(
+    selector: Selector | None, name: str, paths: dict[int, str]
+) -> Callable[[keras.Variable], bool] | None:
     if selector is None or callable(selector):
         return selector
     try:
@@ -89,7 +109,7 @@ def _predicate(selector: Selector | None, name: str) -> Callable[[keras.Variable
             f"{name} must be a regular expression on variable paths or a predicate on "
             f"variables; received {selector!r} ({error})."
         ) from error
-    return lambda variable: bool(pattern.search(variable.path))
+    return lambda variable: bool(pattern.search(paths[id(native(variable))]))
 
 
 def _choose(
@@ -98,7 +118,8 @@ def _choose(
     excludes: Callable[[keras.Variable], bool] | None,
     kernel_range: float,
     decided: bool | None,
-) -> WeightChoice:
+    role: str | None,
+) -> tuple[bool, str]:
     if not variable.trainable:
         shared, reason = False, "not trainable"
     elif not _is_float(variable):
@@ -112,6 +133,8 @@ def _choose(
         reason = "taken by include=" if shared else "not taken by include="
     elif decided is not None:
         shared, reason = decided, f"{'' if decided else 'not '}named by its layer"
+    elif role is not None:
+        shared, reason = False, role
     elif is_kernel(variable):
         shared, reason = True, "kernel"
     elif _BIAS in variable.name:
@@ -119,7 +142,7 @@ def _choose(
         reason = f"bias, {'within' if shared else 'beyond'} the range of the kernels"
     else:
         shared, reason = False, "neither kernel nor bias"
-    return WeightChoice(variable.path, tuple(variable.shape), shared, reason)
+    return shared, reason
 
 
 def _decided_by_layers(model: Any) -> dict[int, bool]:
@@ -186,13 +209,12 @@ def group_by_scope(choices: list[WeightChoice], scope: str) -> list[list[int]]:
 
 def check_finite(model: keras.Model) -> None:
     """Raises `ValueError` naming the first variable that holds NaN or infinity."""
-    for variable in view_of(model).weights:
-        if not _is_float(variable):
-            continue
+    paths = paths_of(model)
+    for variable in filter(_is_float, view_of(model).weights):
         values = ops.convert_to_numpy(variable)
         if not np.all(np.isfinite(values)):
-            bad = int(np.sum(~np.isfinite(values)))
+            path, bad = paths[id(native(variable))], int(np.sum(~np.isfinite(values)))
             raise ValueError(
-                f"Variable '{variable.path}' of model '{model.name}' holds {bad} NaN or "
+                f"Variable '{path}' of model '{model.name}' holds {bad} NaN or "
                 "infinite values. Load weights that are finite before wrapping."
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tfmot_sws.models.paths import full_paths
 
 
 class VariableView:
@@ -78,23 +79,15 @@ class ModelView:
             for v in (model.weights if model.built else [])
             if hasattr(v, "assign") and id(v) not in of_lookups
         ]
+        # Without TensorFlow's ":0".
+        names = [variable.name.partition(":")[0] for variable in variables]
+        paths = full_paths(model, [id(variable) for variable in variables], names)
         self.weights = [
             VariableView(variable, path, id(variable) in trained)
-            for variable, path in zip(variables, _paths(variables), strict=True)
+            for variable, path in zip(variables, paths, strict=True)
         ]
         self.variables = self.weights
         self.trainable_weights = [view for view in self.weights if view.trainable]
-
-
-def _paths(variables: list[Any]) -> list[str]:
-    """Names without TensorFlow's ":0"; one that is there already gets a number in front."""
-    seen: Counter[str] = Counter()
-    paths = []
-    for variable in variables:
-        name = variable.name.partition(":")[0]
-        paths.append(f"{seen[name]}/{name}" if seen[name] else name)
-        seen[name] += 1
-    return paths
 
 
 def view_of_tf_keras(model: Any) -> ModelView:

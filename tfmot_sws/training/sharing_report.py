@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfmot_sws.models.entropy import entropy_bits
+from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.plain_text import cell
 
@@ -115,22 +116,29 @@ def sharing_report(model: keras.Model) -> SharingReport:
             "sharing_report expects a model wrapped by apply_soft_weight_sharing; received "
             f"{type(model).__name__}. For a stripped model there is compression_report."
         )
-    groups = [group for part in parts for group in part.groups]
-    return SharingReport(tuple(record for group in groups for record in _records(group)))
+    return SharingReport(
+        tuple(
+            record
+            for part in parts
+            for group in part.groups
+            for record in _records(group, part.weight_choices)
+        )
+    )
 
 
-def _records(group: Any) -> Iterator[SharedTensor]:
+def _records(group: Any, choices: Sequence[WeightChoice]) -> Iterator[SharedTensor]:
     prior = group.prior
     numbers = zip(
         *(_numbers(v) for v in (prior.tensor_scales, prior.sensitivities, prior.widths)),
         strict=True,
     )
-    tensors = zip(group.variables, numbers, group.assignments(), strict=True)
-    for variable, (scale, sensitivity, width), slots in tensors:
+    chosen = [choices[position] for position in group.positions]
+    tensors = zip(chosen, numbers, group.assignments(), strict=True)
+    for choice, (scale, sensitivity, width), slots in tensors:
         counts = np.bincount(slots.reshape(-1), minlength=prior.num_components)
         yield SharedTensor(
-            path=variable.path,
-            shape=tuple(variable.shape),
+            path=choice.path,
+            shape=choice.shape,
             scale=scale,
             sensitivity=sensitivity,
             width=width,

@@ -91,10 +91,13 @@ class SoftWeightSharingSummaries(keras.callbacks.Callback):
         return scalars
 
     def _weights(self) -> dict[str, NDArray]:
-        variables = [v for group in self.model.groups for v in group.variables]
+        choices = self.model.weight_choices
         return {
-            f"weights/{v.path}": ops.convert_to_numpy(v).astype(np.float32).ravel()
-            for v in variables
+            f"weights/{choices[position].path}": ops.convert_to_numpy(v)
+            .astype(np.float32)
+            .ravel()
+            for group in self.model.groups
+            for position, v in zip(group.positions, group.variables, strict=True)
         }
 
     def _write(self, summary: Any, epoch: int) -> None:

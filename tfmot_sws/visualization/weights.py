@@ -46,13 +46,15 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
     if not is_wrapped(model):
         choices = choose_weights(model, None, None)
         pairs = zip(view_of(model).weights, choices, strict=True)
-        return {v.path: _copy(v) for v, choice in pairs if choice.shared}
+        return {choice.path: _copy(v) for v, choice in pairs if choice.shared}
     snap = float(ops.convert_to_numpy(model.snap)) if snapped else 0.0
     weights = {}
     for group in model.groups:
-        for variable, mean in zip(group.variables, group.clustered_values(), strict=True):
+        paths = [model.weight_choices[position].path for position in group.positions]
+        clustered = group.clustered_values()
+        for path, variable, mean in zip(paths, group.variables, clustered, strict=True):
             trained = _copy(variable)
-            weights[variable.path] = trained + snap * (mean - trained)
+            weights[path] = trained + snap * (mean - trained)
     return weights
 
 
