@@ -192,6 +192,19 @@ def test_a_layer_that_assigns_its_shared_weight_is_named(x):
         shared(x)
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="tf_keras")
+def test_a_layer_of_tf_keras_that_assigns_its_shared_weight_is_told(x):
+    class Unit(tf_keras.layers.Dense):
+        def call(self, inputs):
+            self.kernel.assign(self.kernel / 2.0)
+            return super().call(inputs)
+
+    model = tf_keras.Sequential([tf_keras.Input((6,)), Unit(6)])
+    shared = sws.apply_soft_weight_sharing(model, **GENTLE)
+    with pytest.raises(ValueError, match=r"(?s)assigns its own weight.*exclude="):
+        shared(x)
+
+
 def test_what_a_layer_assigns_to_an_unshared_weight_stays(x):
     model = keras.Sequential([keras.Input((6,)), Normalised(6, name="unit"), layers.Dense(6)])
     shared = sws.apply_soft_weight_sharing(model, exclude="unit/kernel", **GENTLE)

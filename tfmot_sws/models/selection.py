@@ -18,6 +18,7 @@ from keras import ops
 from tfmot_sws.models.libraries import library_of, native, view_of, walk
 from tfmot_sws.models.paths import paths_of
 from tfmot_sws.models.roles import other_roles
+from tfmot_sws.models.wrapped import NOT_TRAINABLE
 
 Selector = str | Callable[[keras.Variable], bool]
 
@@ -121,7 +122,7 @@ def _choose(
     role: str | None,
 ) -> tuple[bool, str]:
     if not variable.trainable:
-        shared, reason = False, "not trainable"
+        shared, reason = False, NOT_TRAINABLE
     elif not _is_float(variable):
         shared, reason = False, f"not floating point ({variable.dtype})"
     elif not np.prod(variable.shape):

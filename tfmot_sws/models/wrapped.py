@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from tfmot_sws.models.libraries import walk
+from tfmot_sws.models.libraries import view_of, walk
+
+NOT_TRAINABLE: Final = "not trainable"
 
 
 class Wrapped:
@@ -58,3 +60,26 @@ def wrapped_parts(model: Any) -> list[Any]:
     if is_wrapped(model):
         return [model]
     return [part for part in walk(model) if is_wrapped(part) and part.groups]
+
+
+def check_unchanged(model: Wrapped) -> None:
+    """Raises `ValueError` if weights were frozen, unfrozen or added after wrapping.
+
+    What is shared was decided then.
+    """
+    weights, choices = view_of(model.inner).weights, model.weight_choices
+    if len(weights) != len(choices):
+        change = f"had {len(choices)} weights when it was wrapped, and has {len(weights)} now"
+    else:
+        pairs = list(zip(weights, choices, strict=True))
+        frozen = [c.path for v, c in pairs if c.shared and not v.trainable]
+        unfrozen = [c.path for v, c in pairs if c.reason == NOT_TRAINABLE and v.trainable]
+        if not frozen and not unfrozen:
+            return
+        word = "frozen" if frozen else "made trainable"
+        change = f"was wrapped before '{(frozen or unfrozen)[0]}' was {word}"
+    raise ValueError(
+        f"Model '{model.inner.name}' {change}; what is shared is decided by "
+        "apply_soft_weight_sharing. Set trainable, or call enable_lora, before it. To go on "
+        "from a training with other layers, strip the model first, and wrap what comes out."
+    )

@@ -14,7 +14,7 @@ from tfmot_sws.models.selection import (
     choose_weights,
     group_by_scope,
 )
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.models.wrapped import NOT_TRAINABLE, is_wrapped
 from tfmot_sws.tf_keras_adapter.model_wrapper import TfKerasSoftWeightSharing, TfKerasWrapped
 from tfmot_sws.tf_keras_adapter.variable_places import find_places, only_replaceable
 from tfmot_sws.tf_keras_adapter.views import ModelView
@@ -73,7 +73,7 @@ class SoftWeightSharingLayer(TfKerasWrapped, tf_keras.layers.Wrapper):
             return WeightSharing.from_config(self._loaded, view.weights)
         if not view.trainable_weights:
             choices = [
-                WeightChoice(v.path, v.shape, False, "not trainable") for v in view.weights
+                WeightChoice(v.path, v.shape, False, NOT_TRAINABLE) for v in view.weights
             ]
         else:
             check_finite(self.layer)

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.wrapped import Wrapped
+from tfmot_sws.models.wrapped import Wrapped, check_unchanged
 from tfmot_sws.tf_keras_adapter.forwarding import for_tf_keras
 from tfmot_sws.tf_keras_adapter.variable_places import Replacement, find_places
 from tfmot_sws.tf_keras_adapter.views import ModelView
@@ -49,12 +49,24 @@ class TfKerasWrapped(Wrapped):
         snapped, losses = self.sharing.step(training=bool(training) and not measured)
         tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]
         with self._replacement(tensors):
-            outputs = self.inner(inputs, **kwargs)
+            outputs = self._outputs(inputs, **kwargs)
         for loss in losses:
             self.add_loss(loss)
         # Past `__setattr__`, which would track it.
         vars(self)["num_added"] = len(losses)
         return outputs
+
+    def _outputs(self, inputs: Any, **kwargs: Any) -> Any:
+        try:
+            return self.inner(inputs, **kwargs)
+        except AttributeError as error:
+            if "'assign" not in str(error):
+                raise
+            raise ValueError(
+                f"A layer of '{self.inner.name}' assigns its own weight while it is called: "
+                f"{str(error).strip()} Shared weights hold few values, which such a layer "
+                "would scatter. Leave it out: apply_soft_weight_sharing(model, exclude=...)."
+            ) from error
 
 
 @tf_keras.saving.register_keras_serializable(package="tfmot_sws")
@@ -137,6 +149,7 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `tf_keras.Model.train_on_batch`, with the present weights' complexity loss."""
+        check_unchanged(self)
         self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
 

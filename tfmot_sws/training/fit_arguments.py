@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tfmot_sws.models.wrapped import check_unchanged
 from tfmot_sws.training.anneal import AnnealAndMerge, put_first
 from tfmot_sws.training.batches import draw_batches
 from tfmot_sws.training.train_size import count_examples, count_steps
@@ -31,8 +32,10 @@ def fit_arguments(
         count: counts the training examples, as `count_examples` does.
 
     Raises:
-        ValueError: when the optimizer averages weights.
+        ValueError: when the optimizer averages weights, or layers were frozen or unfrozen
+            after wrapping.
     """
+    check_unchanged(model)
     _check_optimizer(getattr(model, "optimizer", None))
     arguments = inspect.signature(fit).bind(model, *args, **kwargs).arguments
     arguments.pop("self")

@@ -10,7 +10,7 @@ import keras
 
 from tfmot_sws.backend.compiling import compiled_step
 from tfmot_sws.models.own_steps import has_own
-from tfmot_sws.models.wrapped import Wrapped
+from tfmot_sws.models.wrapped import Wrapped, check_unchanged
 from tfmot_sws.training.fit_arguments import fit_arguments
 from tfmot_sws.training.inner_scope import InnerScope, LastCalls
 from tfmot_sws.training.replica_losses import ReplicaLosses
@@ -208,6 +208,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, with the complexity loss of the present weights."""
+        check_unchanged(self)
         self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
 
