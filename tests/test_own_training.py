@@ -211,3 +211,30 @@ def test_what_a_layer_assigns_to_an_unshared_weight_stays(x):
     shared(x)
     kernel = model.get_layer("unit").get_weights()[0]
     assert np.linalg.norm(kernel) == pytest.approx(1.0, rel=1e-5)
+
+
+def two_outputs(library):
+    inputs = library.Input((6,))
+    outputs = [
+        library.layers.Dense(size, name=name)(inputs) for name, size in (("a", 3), ("b", 2))
+    ]
+    return library.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_losses_and_metrics_of_a_list_of_outputs(library, by_name, x):
+    losses, metrics, y = ["mse", "mae"], [["mae"], ["mse"]], [x[:, :3], x[:, :2]]
+    if by_name:
+        losses, metrics, y = (
+            dict(zip("ab", part, strict=True)) for part in (losses, metrics, y)
+        )
+    model = two_outputs(library)
+    # The wrapped model's metrics of an earlier compile stay out of the logs.
+    model.compile("sgd", losses, metrics=metrics)
+    expected = model.evaluate(x, y, verbose=0, return_dict=True)
+    shared = sws.apply_soft_weight_sharing(model, **GENTLE)
+    shared.compile("sgd", losses, metrics=metrics)
+    logs = shared.evaluate(x, y, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "a_loss", "b_loss", "a_mae", "b_mse"}
+    assert logs == pytest.approx(expected, rel=1e-5)

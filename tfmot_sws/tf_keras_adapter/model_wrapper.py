@@ -88,6 +88,8 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         name = name or f"soft_weight_sharing_{inner.name}"
         super().__init__(name=name, dtype="float32", autocast=False)
         self.inner = inner
+        # By which losses and metrics may be given.
+        self.output_names = inner.output_names
         self.__dict__.update(batches=[], num_added=0)
         self._share(sharing)
         self.built = True

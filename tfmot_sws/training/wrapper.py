@@ -141,13 +141,18 @@ class SoftWeightSharing(Wrapped, keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """Its own, and those of the wrapped model."""
-        own = super().metrics
-        if has_own(self.inner, "compute_metrics"):
-            # Those that it was compiled with wait in vain.
-            own = [metric for metric in own if getattr(metric, "built", True)]
-        known = {id(metric) for metric in own}
-        return [*own, *(m for m in self.inner.metrics if id(m) not in known)]
+        """Its own, and those that the wrapped model fills."""
+        own, inner = super().metrics, self.inner
+        methods = ("compute_loss", "compute_metrics", "metrics")
+        if any(has_own(inner, method) for method in methods):
+            # Of what both are compiled with, one of them is never filled.
+            both = [
+                metric for metric in [*own, *inner.metrics] if getattr(metric, "built", True)
+            ]
+        else:
+            # Not those with which it was compiled before.
+            both = [*own, *inner._metrics]
+        return list({id(metric): metric for metric in both}.values())
 
     def _new_scope(self) -> InnerScope:
         return InnerScope(self.sharing.step(training=False)[0])
@@ -156,6 +161,11 @@ class SoftWeightSharing(Wrapped, keras.Model):
     def losses(self) -> list[Tensor]:
         """As of any Keras layer, and within `tf.distribute` those of one replica."""
         return self._replica_losses.without_others(super().losses)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Those of the wrapped model, by which losses and metrics may be given."""
+        return self.inner.output_names
 
     def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`, except for what "auto" means on a CPU.
