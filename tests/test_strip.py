@@ -77,25 +77,6 @@ def test_twice_is_turned_down(shared):
         sws.strip_soft_weight_sharing(plain)
 
 
-def test_model_without_config_is_turned_down(rng):
-    class Bare(keras.Model):
-        def __init__(self, units):
-            super().__init__()
-            self.dense = keras.layers.Dense(units)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Bare(3)
-    x = rng.standard_normal((8, 10)).astype("float32")
-    model(x)
-    shared = sws.apply_soft_weight_sharing(model, num_components=3)
-    shared.compile("sgd", "mse")
-    shared.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
-    with pytest.raises(ValueError, match=r"cannot be rebuilt.*get_config"):
-        sws.strip_soft_weight_sharing(shared)
-
-
 def test_codebooks_decode_to_the_weights_also_after_reload(shared, tmp_path):
     plain = sws.strip_soft_weight_sharing(shared)
     plain.save(tmp_path / "plain.keras")

@@ -21,6 +21,7 @@ from tfmot_sws.models.libraries import (
     library_named,
     library_of,
     view_of,
+    walk,
 )
 from tfmot_sws.models.quick_building import found_by_name
 from tfmot_sws.models.rebuild import dicts_in, edit_dicts, roll_recurrences
@@ -58,6 +59,7 @@ def describe(model: keras.Model) -> bytes:
             f"be stored: {error}. {advice}"
         ) from error
     problem = _problem(config, {}, library)
+    problem = problem or _state_problem(model)
     if not problem and without_text:
         problem = f"layer '{without_text[0]}', which keeps more than weights and configuration"
     if problem:
@@ -68,6 +70,15 @@ def describe(model: keras.Model) -> bytes:
 def _not_compiled(part: dict[str, Any]) -> dict[str, Any]:
     """Leaves out losses, metrics and optimizer of a model."""
     return {key: value for key, value in part.items() if key != "compile_config"}
+
+
+def _state_problem(model: keras.Model) -> str | None:
+    # Keras 3 makes their states from values, for which a reader would need the memory before
+    # it has checked the file.
+    stateful = [layer.name for layer in walk(model) if getattr(layer, "stateful", False)]
+    if stateful and not library_of(model).name:
+        return f"layer '{stateful[0]}', which is stateful"
+    return None
 
 
 def build_architecture(

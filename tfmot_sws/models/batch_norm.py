@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
 
 import keras
@@ -92,7 +93,7 @@ def foldable(
         return []
     # Operations such as `+` are in the configuration, but are no layers.
     by_name = {layer.name: layer for layer in model.layers}
-    pairs = [(by_name.get(a), by_name.get(b)) for a, b in edges(model.get_config())]
+    pairs = [(by_name.get(a), by_name.get(b)) for a, b in edges(model)]
     found = [pair for pair in pairs if _fits(*pair)]
     for layer in model.layers:
         found += foldable(layer)
@@ -159,11 +160,11 @@ def _without_norms(config: Any, model: keras.Model, folds: Folds) -> Any:
     renamed = {
         folds[id(layer)].name: name for name, layer in by_name.items() if id(layer) in folds
     }
-    # The input of a Sequential model is no layer of it.
+    described = config["config"]["layers"]
     entries = [
-        _edit_layer(entry, by_name.get(entry["config"]["name"]), folds)
-        for entry in config["config"]["layers"]
-        if entry["config"]["name"] not in renamed
+        _edit_layer(entry, by_name.get(name), folds)
+        for entry, name in zip(described, _names(described, model), strict=True)
+        if name not in renamed
     ]
     inner = {**config["config"], "layers": entries}
     wires = [inner, *entries]
@@ -171,6 +172,15 @@ def _without_norms(config: Any, model: keras.Model, folds: Folds) -> Any:
         if key in part:
             part[key] = rewire(part[key], renamed)
     return {**config, "config": inner}
+
+
+def _names(described: list[Any], model: keras.Model) -> list[str | None]:
+    """The name of each layer in a configuration; those of the user's own may leave it out."""
+    if not isinstance(model, library_of(model).sequential):
+        return [entry["name"] for entry in described]
+    # The input of a Sequential model is no layer of it.
+    inputs = len(described) - len(model.layers)
+    return [None] * inputs + [layer.name for layer in model.layers]
 
 
 def _edit_layer(entry: Any, layer: Any | None, folds: Folds) -> Any:
@@ -182,15 +192,26 @@ def _edit_layer(entry: Any, layer: Any | None, folds: Folds) -> Any:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model, folds: Folds) -> None:
-    by_name = {layer.name: layer for layer in source.layers}
-    for layer in target.layers:
-        original = by_name[layer.name]
+    for original, layer in _pairs(source, target, folds):
         if is_graph(original):
             _copy_weights(original, layer, folds)
         elif id(original) in folds:
             layer.set_weights(_fold(original, folds[id(original)]))
         else:
             layer.set_weights(original.get_weights())
+
+
+def _pairs(source: keras.Model, target: keras.Model, folds: Folds) -> Iterator[Any]:
+    """Each layer of a model with its rebuilt one, by name where it has kept that."""
+    norms = {id(norm) for norm in folds.values()}
+    kept = {layer.name: layer for layer in source.layers if id(layer) not in norms}
+    if isinstance(source, library_of(source).sequential):
+        yield from zip(kept.values(), target.layers, strict=True)
+        return
+    names = {layer.name for layer in target.layers}
+    renamed = (layer for name, layer in kept.items() if name not in names)
+    for layer in target.layers:
+        yield kept[layer.name] if layer.name in kept else next(renamed), layer
 
 
 def _fold(layer: Any, norm: Any) -> list[NDArray]:

@@ -30,13 +30,13 @@ def is_graph(layer: Any) -> bool:
     return "output_layers" in config and bool(config.get("layers"))
 
 
-def edges(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def edges(model: keras.Model) -> Iterator[tuple[str, str]]:
     """Pairs of layers by name: the first feeds only the second, and each is called once."""
-    entries = config["layers"]
-    if "output_layers" not in config:
-        names = [entry["config"]["name"] for entry in entries]
-        yield from itertools.pairwise(names)
+    if isinstance(model, keras.Sequential):
+        yield from itertools.pairwise(layer.name for layer in model.layers)
         return
+    config = model.get_config()
+    entries = config["layers"]
     nodes = {entry["name"]: entry["inbound_nodes"] for entry in entries}
     readers = Counter(_references([nodes, config["output_layers"]]))
     for name, calls in nodes.items():

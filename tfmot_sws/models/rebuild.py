@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 from keras import ops
 
 from tfmot_sws.models.libraries import library_of, view_of, walk
+from tfmot_sws.models.own_objects import own_objects
 from tfmot_sws.models.vocabularies import copy_assets, vocabularies_in_configs
 
 Edit = Callable[[Any], Any]
@@ -25,31 +27,55 @@ def clone_with(model: keras.Model, edit: Edit) -> keras.Model:
     Raises:
         ValueError: the model cannot be rebuilt from its configuration.
     """
-    advice = (
-        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
-        "configuration. A subclassed model needs get_config() and a build() that creates "
-        "its layers; see keras.saving.register_keras_serializable."
-    )
     library = library_of(model)
     try:
         with vocabularies_in_configs(model):
             config = library.saving.serialize_keras_object(model)
-    except NotImplementedError as error:
-        raise ValueError(advice) from error
-    config.pop("compile_config", None)
-    # The model is in memory already: its own classes and functions may be taken as they are.
-    # Not Keras' own, which has a layer and an operation of the name Add, and more such pairs.
-    classes = {
-        type(part).__name__: type(part)
-        for part in walk(model)
-        if type(part).__module__.split(".")[0] != library.package
-    }
-    with library.saving.custom_object_scope(classes):
-        clone = library.saving.deserialize_keras_object(edit(config), safe_mode=False)
+        config.pop("compile_config", None)
+        clone = library.saving.deserialize_keras_object(
+            edit(config), custom_objects=own_objects(model), safe_mode=False
+        )
+    # Classes of the user's own may raise any exception.
+    except Exception as error:
+        raise _cannot_be_rebuilt(model, _reason(error)) from error
     if not clone.built:
-        raise ValueError(advice)
+        raise _cannot_be_rebuilt(model, "the rebuilt model is not built")
     library.show_inputs(model, clone)
     return clone
+
+
+def _cannot_be_rebuilt(model: keras.Model, reason: str) -> ValueError:
+    return ValueError(
+        f"Model '{model.name}' ({type(model).__name__}) cannot be rebuilt from its "
+        f"configuration: {reason}. Its own classes need get_config(), and a subclassed model a "
+        "build() that creates all its layers; see keras.saving.register_keras_serializable."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The cause at the end of the long errors of Keras, which begin with configurations."""
+    last = str(error).rpartition("Exception encountered:")[2].strip()
+    return f"{' '.join(last.split())[:200].rstrip('. ')} ({type(error).__name__})"
+
+
+def check_rebuildable(model: keras.Model) -> None:
+    """Tries whether a model with own classes can be rebuilt, as `strip` will do.
+
+    Models of Keras' classes alone are not tried: they can.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not own_objects(model):
+        return
+    sizes = [math.prod(v.shape) for v in view_of(model).variables]
+    try:
+        with library_of(model).limited(sizes):
+            float32_clone(model)
+    except ValueError as error:
+        # A variable that is given its values cannot be built without memory for them.
+        if "while in a stateless scope" not in str(error):
+            raise
 
 
 def float32_clone(model: keras.Model) -> keras.Model:
@@ -62,11 +88,7 @@ def float32_clone(model: keras.Model) -> keras.Model:
         clone = clone_with(model, as_float32)
     had, has = len(view_of(model).variables), len(view_of(clone).variables)
     if had != has:
-        raise ValueError(
-            f"Model '{model.name}' ({type(model).__name__}) has {had} "
-            f"variables, and {has} when rebuilt from its configuration. A "
-            "subclassed model needs a build() that creates all its layers."
-        )
+        raise _cannot_be_rebuilt(model, f"it has {had} variables, and {has} when rebuilt")
     copy_assets(model, clone)
     return clone
 

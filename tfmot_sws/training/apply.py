@@ -12,6 +12,7 @@ import keras
 from tfmot_sws.arguments import check_numbers
 from tfmot_sws.models.libraries import Library, library_of, view_of
 from tfmot_sws.models.own_steps import check_steps
+from tfmot_sws.models.rebuild import check_rebuildable
 from tfmot_sws.models.selection import (
     Selector,
     WeightChoice,
@@ -207,8 +208,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         TypeError: `model` is neither a Keras 3 nor a tf_keras model.
         RuntimeError: it is of tf_keras, and Keras does not run on TensorFlow.
         ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
-            nothing to share or a `train_step` of its own, an argument is out of range, or no
-            training can reach the target.
+            nothing to share or a `train_step` of its own, cannot be rebuilt from its
+            configuration, an argument is out of range, or no training can reach the target.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
@@ -269,7 +270,7 @@ def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
 
 
 def check_wrappable(model: Any) -> None:
-    """Raises `ValueError` if a model is wrapped already, is not built, or has own steps."""
+    """Raises `ValueError` for a model that could be trained or stripped only wrongly."""
     if is_wrapped(model):
         raise ValueError(
             f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
@@ -281,3 +282,4 @@ def check_wrappable(model: Any) -> None:
             "a batch of data, or call model.build(input_shape)."
         )
     check_steps(model)
+    check_rebuildable(model)

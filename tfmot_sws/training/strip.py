@@ -60,6 +60,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
             "was stripped already is plain, and needs no second strip."
         )
+    _check_outermost(model, parts)
     if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
         raise ValueError(
             f"Model '{model.name}' was trained, but its weights have not begun to snap to "
@@ -88,6 +89,21 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
     if not keep_statistics:
         freeze_short_norms(plain, unshared)
     return plain
+
+
+def _check_outermost(model: Wrapped, parts: list[Wrapped]) -> None:
+    """Of tf_keras single layers may be wrapped; models only by themselves."""
+    inner = [part for part in parts if part is not model and _is_model(part)]
+    if inner:
+        raise TypeError(
+            f"Model '{model.name}' is not wrapped itself, but holds the wrapped model "
+            f"'{inner[0].name}'. Strip that one and build the outer model around the plain "
+            "one, or wrap the outer model in its place."
+        )
+
+
+def _is_model(part: Wrapped) -> bool:
+    return isinstance(part, library_of(part).model)
 
 
 def stripped_values(wrapper: Wrapped, *, keep_statistics: bool = True) -> list[NDArray]:
