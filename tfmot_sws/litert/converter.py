@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
-from tfmot_sws.models.libraries import library_of
+from tfmot_sws.models.libraries import library_of, walk
 
 Configure = Callable[[Any], None]
 
@@ -70,18 +71,65 @@ def input_structure(model: keras.Model) -> Any:
 
 
 def _with_inputs(model: keras.Model) -> keras.Model:
-    """Puts a subclassed model that was loaded from a file behind symbolic inputs.
+    """Puts a model behind symbolic inputs where the converter needs others than it has.
+
+    It takes dict inputs in alphabetical order only.
 
     A .keras file stores the shapes of the inputs as JSON, which turns their tuples into
     lists. TensorFlow's converter takes each number in a list for the shape of one input, and
     fails. All other models are returned as they are.
     """
-    if not isinstance(model, keras.Model) or getattr(model, "inputs", None):
+    if not isinstance(model, keras.Model):
         return model
+    if getattr(model, "inputs", None):
+        return _with_sorted_inputs(model)
     shapes = (model.get_build_config() or {}).get("input_shape")
     if not _has_list_as_shape(shapes):
         return model
     inputs = _symbolic(shapes, model.input_dtype)
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _with_sorted_inputs(model: keras.Model) -> keras.Model:
+    structure = input_structure(model)
+    if not isinstance(structure, dict) or list(structure) == sorted(structure):
+        return model
+    inputs = {
+        key: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        for key, tensor in sorted(structure.items())
+    }
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def with_inputs_of(model: keras.Model, sample: Any) -> keras.Model:
+    """Puts a subclassed model that takes no floats behind inputs of the sample's dtypes.
+
+    Such a model does not know what it was called on, and the converter takes floats for it.
+
+    Raises:
+        ValueError: the model looks up embeddings, and there is no sample.
+    """
+    if not isinstance(model, keras.Model) or getattr(model, "inputs", None):
+        return model
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(sample)]
+    if sample is None and any(isinstance(x, keras.layers.Embedding) for x in walk(model)):
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed and does not say "
+            "what its inputs are. Pass sample=, a few inputs as for model.predict."
+        )
+    if sample is None or all(np.issubdtype(leaf.dtype, np.floating) for leaf in leaves):
+        return model
+    # "int64", of which NumPy makes integers, is slower on a phone and no better.
+    dtypes = ["int32" if leaf.dtype.kind in "iu" else str(leaf.dtype) for leaf in leaves]
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if len(leaves) == 1 and _is_shape(shapes):
+        inputs = _symbolic(shapes, dtypes[0])
+    else:
+        tensors = [
+            keras.Input(leaf.shape[1:], dtype=dtype)
+            for leaf, dtype in zip(leaves, dtypes, strict=True)
+        ]
+        inputs = keras.tree.pack_sequence_as(sample, tensors)
     return keras.Model(inputs, model(inputs), name=model.name)
 
 

@@ -8,7 +8,7 @@ import keras
 
 from tfmot_sws.arguments import check_choice, check_numbers
 from tfmot_sws.litert import formats as tflite_formats
-from tfmot_sws.litert.converter import ExportError
+from tfmot_sws.litert.converter import ExportError, with_inputs_of
 from tfmot_sws.litert.formats import Job, first_examples
 from tfmot_sws.litert.interpreter import predict_tflite
 from tfmot_sws.litert.model_inputs import as_inputs
@@ -161,7 +161,7 @@ def _convert_and_verify(
         warn_of_lost_clusters(model, weights)
     if not computes_in_float32(model):
         model = copy_float32(model)
-    job = Job(model, representative_data, sample)
+    job = Job(with_inputs_of(model, sample), representative_data, sample)
     tflite = form.make(job) if on_tensorflow else make_on_tensorflow(job, weights)
     try:
         verification = verify_tflite(tflite, model, sample)

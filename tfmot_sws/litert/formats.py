@@ -104,7 +104,13 @@ def _sparse(job: Job) -> bytes:
     def configure(converter: Any) -> None:
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
 
-    dense, sparse = convert(job.model), convert(job.model, configure)
+    dense = convert(job.model)
+    try:
+        sparse = convert(job.model, configure)
+    except ExportError:
+        # Of a matrix that is an embedding and a kernel at once.
+        _warn_dense(job.model, "LiteRT's converter cannot store it sparse")
+        return dense
     if _num_nonzero(sparse) != _num_nonzero(dense):
         # LiteRT 2.3 does so if the length of a matrix's rows is no multiple of 4.
         _warn_dense(job.model, "LiteRT's converter would lose some of its weights")
@@ -220,7 +226,17 @@ def _int8(job: Job) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = examples
 
-    return convert(_without_loops(job.model), configure)
+    tflite = convert(_without_loops(job.model), configure)
+    floats = [t for t in stored_tensors(tflite) if t.dtype == "float32" and len(t.shape) > 1]
+    if floats:
+        listed = ", ".join(f"{t.name} {t.shape}" for t in floats)
+        warnings.warn(
+            f"The int8 file of '{job.model.name}' keeps {len(floats)} tensors in float32, "
+            f"whose operations LiteRT cannot quantize (as Conv3D): {listed}.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return tflite
 
 
 def _without_loops(model: keras.Model) -> keras.Model:

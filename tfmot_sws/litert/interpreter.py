@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_integer
@@ -14,18 +15,23 @@ from tfmot_sws.litert.frugal_file import check_tflite
 from tfmot_sws.litert.model_inputs import cast_input, make_up
 from tfmot_sws.models.examples import check_examples
 
+# What free axes of made-up inputs are tried with: images need many pixels, tables of positions
+# allow few tokens.
+_SIZES = (64, 256, 8, 1)
+
 
 def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
     """Runs a .tflite file in the LiteRT interpreter, with its default settings.
 
     Args:
         tflite: the bytes of a .tflite file.
-        inputs: an array, or a list or dict of arrays as the Keras model takes them;
-            examples along the first axis.
+        inputs: an array; for a file with several inputs a dict of arrays by the names of
+            the inputs. Examples lie along the first axis.
         batch_size: examples a call, >= 1; a file with a fixed batch uses its own.
 
     Returns:
-        The outputs in the order of the Keras model's flattened outputs.
+        A list, also of a single output, in the order of the Keras model's flattened
+        outputs.
 
     Raises:
         ValueError: the inputs do not fit those of the file.
@@ -67,13 +73,42 @@ def _check_fit(arrays: dict[str, NDArray], details: dict[str, Any]) -> None:
 
 
 def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
-    """Makes a few random inputs in the structure of the model's inputs."""
+    """Makes a few random inputs in the structure of the model's inputs.
+
+    Free axes get the first size with which the model computes numbers.
+    """
+    for size in _SIZES:
+        inputs = _made_up(tflite, model, size)
+        if _takes(model, inputs):
+            return inputs
+    return _made_up(tflite, model, _SIZES[0])
+
+
+def _takes(model: keras.Model, inputs: Any) -> bool:
+    """Whether a model computes numbers from inputs of this size."""
+    first = keras.tree.map_structure(lambda array: array[:1], inputs)
+    try:
+        if isinstance(model, keras.Model):
+            # TensorFlow's convolution on a CPU returns an image that is too small as it is.
+            spec = keras.tree.map_structure(
+                lambda array: keras.KerasTensor(array.shape, str(array.dtype)), first
+            )
+            model.compute_output_spec(spec)
+        outputs = keras.tree.flatten(model(first, training=False))
+    # Layers may raise any exception at a size that they do not take.
+    except Exception:
+        return False
+    values = [np.asarray(ops.convert_to_numpy(output)) for output in outputs]
+    return all(v.size and (v.dtype.kind != "f" or np.isfinite(v).all()) for v in values)
+
+
+def _made_up(tflite: bytes, model: keras.Model, size: int) -> Any:
     _, runner, names, _ = _open(tflite)
     details = runner.get_input_details()
     inputs = getattr(model, "inputs", None)
     if not inputs or len(names) == 1:
-        return make_up(details, names[:1], model)[0]
-    made = make_up(details, [tensor.name for tensor in inputs], model)
+        return make_up(details, names[:1], model, size)[0]
+    made = make_up(details, [tensor.name for tensor in inputs], model, size)
     return keras.tree.pack_sequence_as(input_structure(model), made)
 
 

@@ -72,19 +72,22 @@ def cast_input(array: NDArray, dtype: Any, name: str) -> NDArray:
     return cast
 
 
-def make_up(details: dict[str, Any], names: list[str], model: keras.Model) -> list[NDArray]:
+def make_up(
+    details: dict[str, Any], names: list[str], model: keras.Model, size: int
+) -> list[NDArray]:
     """Makes random inputs for a file: normal floats, and integers that embeddings know.
 
     Args:
         details: of the file's inputs by name, as LiteRT's signature runner gives them.
         names: which of these to make.
         model: the model that the file was made from.
+        size: of axes that may have any.
     """
     generator = np.random.default_rng(0)
     highest = _highest_index(model)
 
     def make(name: str) -> NDArray:
-        free = [max(int(n), 1) for n in details[name]["shape_signature"][1:]]
+        free = [int(n) if n > 0 else size for n in details[name]["shape_signature"][1:]]
         dtype, shape = details[name]["dtype"], [_MADE_UP_EXAMPLES, *free]
         if np.issubdtype(dtype, np.floating):
             return generator.standard_normal(shape).astype(dtype)

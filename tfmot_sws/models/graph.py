@@ -30,9 +30,9 @@ def is_graph(layer: Any) -> bool:
     return "output_layers" in config and bool(config.get("layers"))
 
 
-def edges(model: keras.Model) -> Iterator[tuple[str, str]]:
+def edges(model: Any) -> Iterator[tuple[str, str]]:
     """Pairs of layers by name: the first feeds only the second, and each is called once."""
-    if isinstance(model, keras.Sequential):
+    if isinstance(model, library_of(model).sequential):
         yield from itertools.pairwise(layer.name for layer in model.layers)
         return
     config = model.get_config()

@@ -75,7 +75,7 @@ def _in_graph(model: Any) -> Iterator[tuple[Any, Any, bool]]:
         return
     config = model.get_config()
     by_name = {layer.name: layer for layer in model.layers}
-    fronts = {after: by_name.get(before) for before, after in edges(config)}
+    fronts = {after: by_name.get(before) for before, after in edges(model)}
     trained = in_training_mode(config)
     for name, layer in by_name.items():
         yield layer, fronts.get(name), name in trained

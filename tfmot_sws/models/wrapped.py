@@ -83,3 +83,12 @@ def check_unchanged(model: Wrapped) -> None:
         "apply_soft_weight_sharing. Set trainable, or call enable_lora, before it. To go on "
         "from a training with other layers, strip the model first, and wrap what comes out."
     )
+
+
+def check_saved_as(path: Any) -> None:
+    """Raises `ValueError` for an HDF5 file, which would be written and could not be read."""
+    if str(path).endswith((".h5", ".hdf5")):
+        raise ValueError(
+            f"A wrapped model cannot be loaded from an HDF5 file; received '{path}'. Save it "
+            "as a .keras file, or its weights alone: save_weights('name.weights.h5')."
+        )

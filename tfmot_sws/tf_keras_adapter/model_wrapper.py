@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.wrapped import Wrapped, check_unchanged
+from tfmot_sws.models.wrapped import Wrapped, check_saved_as, check_unchanged
 from tfmot_sws.tf_keras_adapter.forwarding import for_tf_keras
 from tfmot_sws.tf_keras_adapter.variable_places import Replacement, find_places
 from tfmot_sws.tf_keras_adapter.views import ModelView
@@ -154,6 +154,15 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         check_unchanged(self)
         self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `tf_keras.Model.save`.
+
+        Raises:
+            ValueError: the file would be HDF5, from which a wrapper cannot be loaded.
+        """
+        check_saved_as(filepath)
+        return super().save(filepath, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""

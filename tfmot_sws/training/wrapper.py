@@ -10,7 +10,7 @@ import keras
 
 from tfmot_sws.backend.compiling import compiled_step
 from tfmot_sws.models.own_steps import has_own
-from tfmot_sws.models.wrapped import Wrapped, check_unchanged
+from tfmot_sws.models.wrapped import Wrapped, check_saved_as, check_unchanged
 from tfmot_sws.training.fit_arguments import fit_arguments
 from tfmot_sws.training.inner_scope import InnerScope, LastCalls
 from tfmot_sws.training.replica_losses import ReplicaLosses
@@ -221,6 +221,15 @@ class SoftWeightSharing(Wrapped, keras.Model):
         check_unchanged(self)
         self.sharing.renew(counting=True)
         return super().train_on_batch(*args, **kwargs)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.save`.
+
+        Raises:
+            ValueError: the file would be HDF5, from which a wrapper cannot be loaded.
+        """
+        check_saved_as(filepath)
+        return super().save(filepath, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration, the wrapped model's included."""
