@@ -1,7 +1,8 @@
-"""Coded sizes against other coders, and the time for a network of 25 million weights.
+"""Coded sizes against other coders and against before, and the time for 25 million weights.
 
     python -m benchmarks.coding
     python -m benchmarks.coding --model stripped.keras --skip-large
+    python -m benchmarks.coding --skip-synthetic --skip-large --pretrained resnet-8.keras
     python -m benchmarks.coding --nncodec-python .venv-nncodec/bin/python
 
 Compared are the bytes of one index tensor: ours, its order-0 entropy (a bound for coders
@@ -22,7 +23,7 @@ import keras
 import numpy as np
 
 import tfmot_sws as sws
-from benchmarks import common
+from benchmarks import common, file_parts
 from tfmot_sws.coding.indices import IndexEncoder
 from tfmot_sws.models.codebook import ClusteredTensor
 from tfmot_sws.models.entropy import entropy_bits
@@ -196,6 +197,7 @@ def to_markdown(record):
     blocks = [common.to_header(record)]
     for part, title, to_cells in (
         ("synthetic", f"Synthetic indices, shape {SHAPE}, bytes", _row_cells),
+        ("parts", "Parts of a file, before and after, bytes", file_parts.to_cells),
         ("model", "A stripped model, tensors one by one, bytes", _model_cells),
         (
             "large",
@@ -268,6 +270,7 @@ def measure_model(args):
 
 MEASURES = {
     "synthetic": measure_synthetic,
+    "parts": lambda args: file_parts.measure(args.pretrained, SEED),
     "model": measure_model,
     "large": lambda args: measure_large(args.nncodec_python),
 }
@@ -276,12 +279,16 @@ MEASURES = {
 def _parse_arguments():
     parser = common.make_parser(__doc__)
     parser.add_argument("--model", type=pathlib.Path, help="a stripped .keras model, too")
+    parser.add_argument(
+        "--pretrained", type=pathlib.Path, nargs="*", default=[], help="dense .keras models"
+    )
     parser.add_argument("--nncodec-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--skip-synthetic", action="store_true")
     parser.add_argument("--skip-large", action="store_true")
     args = parser.parse_args()
     wanted = {
         "synthetic": not args.skip_synthetic,
+        "parts": True,
         "model": args.model is not None,
         "large": not args.skip_large,
     }

@@ -79,7 +79,7 @@ def _plain(value):
     """A value as JSON takes it; a path is its last part."""
     if isinstance(value, pathlib.Path):
         return value.name
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _describe_environment(seed):
