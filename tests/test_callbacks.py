@@ -105,7 +105,7 @@ def test_logs_tell_zeros_and_bits_as_counted(shared, data):
 
 
 def test_unused_components_die_and_twins_merge(data):
-    shared = wrap(scope="model", zero_proportion=0.5)
+    shared = wrap(scope="model", zero_proportion=0.5, rounding=False)
     prior = shared.groups[0].prior
     twins = sws.GaussianMixture(
         [0, 0.3, 0.3005, -0.3, 40.0, 50.0], [0.05] * 6, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]

@@ -8,9 +8,9 @@ import pytest
 import tf_keras
 
 import tfmot_sws as sws
-from tfmot_sws.training import smallest
 from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.search_result import Trial
+from tfmot_sws.training.search_state import SearchState
 from tfmot_sws.training.smallest import next_ratio
 
 # A network of 450 weights misses its target in a dozen steps, or forgets, and says so.
@@ -180,8 +180,8 @@ def test_a_killed_search_goes_on(data, tmp_path, monkeypatch):
         write(self, trials)
         raise KeyboardInterrupt
 
-    write = smallest._Search._write
-    monkeypatch.setattr(smallest._Search, "_write", stop)
+    write = SearchState.write
+    monkeypatch.setattr(SearchState, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         sws.find_smallest(model, *data, verbose=0, **options)
     monkeypatch.undo()
@@ -231,6 +231,9 @@ def test_models_that_cannot_be_searched(data):
         sws.find_smallest("model", *data, epochs=1)
     with pytest.raises(TypeError, match="no argument exlude"):
         sws.find_smallest(network(keras), *data, epochs=1, exlude="head")
+    model = network(keras, loss=lambda y, outputs: keras.ops.mean(y - outputs))
+    with pytest.raises(ValueError, match="Register what is your own"):
+        sws.find_smallest(model, *data, epochs=1)
     model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="is not compiled"):
         sws.find_smallest(model, *data, epochs=1)

@@ -65,7 +65,7 @@ EXTERNAL = {
     "matplotlib": {"visualization/"},
     "tensorboard": {"visualization/tensorboard.py"},
     "constriction": {"coding/range_coder.py"},
-    "h5py": {"coding/keras_file.py"},
+    "h5py": {"coding/keras_file.py", "models/files.py"},
     "jax": {"backend/"},
     "torch": {"backend/"},
 }

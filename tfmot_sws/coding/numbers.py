@@ -92,7 +92,7 @@ class NumberCoder:
         >>> _ = NumberCoder(encoder).code(values)
         >>> data = encoder.finish()
         >>> len(data), NumberCoder(BitDecoder(data)).code(np.zeros(4, np.float32)).tolist()
-        (6, [0.75, 0.0, -0.125, 0.5])
+        (5, [0.75, 0.0, -0.125, 0.5])
     """
 
     def __init__(self, coder: BitCoder) -> None:

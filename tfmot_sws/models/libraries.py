@@ -93,7 +93,8 @@ class _NoMemoryScope(keras.StatelessScope):
 
 def _walk_keras_3(layer: Any) -> Iterator[Any]:
     # Public `layers` leaves out what a layer wraps, such as the cell of an RNN.
-    yield from layer._flatten_layers()
+    if isinstance(layer, keras.layers.Layer):
+        yield from layer._flatten_layers()
 
 
 KERAS_3: Final = Library(

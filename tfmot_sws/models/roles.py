@@ -31,7 +31,8 @@ def other_roles(model: Any) -> dict[int, str]:
     roles: dict[int, str] = {}
     # Layers come before those within them, so that the innermost one has the last word.
     for layer in walk(model):
-        for variable in layer.weights:
+        # A layer of tf_keras with a vocabulary lists a table as a weight.
+        for variable in (v for v in layer.weights if hasattr(v, "shape")):
             ident = id(native(variable))
             roles.pop(ident, None)
             reason = _reason(layer, variable)

@@ -20,8 +20,9 @@ def power_of_two(values: Tensor) -> Tensor:
     """
     table = np.ldexp(np.float32(1), np.arange(-_EXPONENTS, _EXPONENTS + 1))
     exponents = ops.floor(ops.log2(ops.maximum(values, np.float32(2.0**-_EXPONENTS))))
-    places = ops.clip(exponents + _EXPONENTS, 0, 2 * _EXPONENTS)
-    return ops.take(ops.convert_to_tensor(table), ops.cast(places, "int32"))
+    # Bounds on the integers: a NaN may become any.
+    places = ops.clip(ops.cast(exponents, "int32") + _EXPONENTS, 0, 2 * _EXPONENTS)
+    return ops.take(ops.convert_to_tensor(table), places)
 
 
 def round_significant(values: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,7 @@ from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
 from tfmot_sws.training.size_target import FileSize, SizeTarget
-from tfmot_sws.training.strip import freeze_short_norms
+from tfmot_sws.training.strip import freeze_short_norms, put_values
 from tfmot_sws.training.unshared import Unshared
 
 # An index of a codebook of 256 values takes as many.
@@ -50,9 +50,7 @@ class FileMeter:
 
     def measure(self, values: Sequence[NDArray[Any]]) -> FileSize:
         """The size of the file with these values of `model.variables`."""
-        variables = view_of(self._plain).variables
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        put_values(self._plain, values)
         sizes = self._sizes()
         tensors = zip(self._is_shared, sizes.variables, strict=True)
         shared = sum(size for is_shared, (_, size) in tensors if is_shared)

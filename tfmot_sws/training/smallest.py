@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import json
 import math
 import os
 import pathlib
@@ -32,6 +31,7 @@ from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.search_result import SearchResult, Trial
+from tfmot_sws.training.search_state import SearchState
 from tfmot_sws.training.strip import freeze_short_norms, strip_soft_weight_sharing
 from tfmot_sws.whole_file import replacing
 
@@ -42,7 +42,6 @@ _FIRST_RATIO, _FACTOR, _NEAR = 16.0, 2.0, 1.1
 _LEAST_RATIO = 4.0
 # How near to the size of what is not shared a file may be asked for.
 _ROOM = 1.1
-_STATE = "search.json"
 
 
 def find_smallest(  # noqa: PLR0913 - of which a user sets two or three
@@ -273,7 +272,8 @@ class _Search:
 
     def run(self, max_trainings: int) -> SearchResult:
         """Trains until the search is at its end."""
-        trials = self._read()
+        state = SearchState(self.folder, self._identity())
+        trials = state.read()
         largest = self._largest_ratio()
         self._say(f"The given model's {self.condition.metric}: {self.condition.baseline:.4f}.")
         while len(trials) < max_trainings:
@@ -281,11 +281,25 @@ class _Search:
             if ratio is None:
                 break
             trials.append(self._train(ratio, trials))
-            self._write(trials)
+            state.write(trials)
         return self._result(trials)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a search to go on."""
+        values = b"".join(_values(v).tobytes() for v in view_of(self.model).variables)
+        named = {k: getattr(v, "__qualname__", repr(v)) for k, v in self.settings.items()}
+        return {
+            "weights": zlib.crc32(values),
+            "epochs": self.epochs,
+            "metric": self.condition.metric,
+            "max_drop": self.condition.max_drop,
+            "settings": named,
+        }
 
     def _largest_ratio(self) -> float:
         shared = apply_soft_weight_sharing(self._copy(None), **self.settings)
+        # Before any training, if it cannot be done.
+        self._compile(shared)
         variables = [v for group in shared.groups for v in group.variables]
         meter = FileMeter(shared.inner, variables, shared.sharing.unshared)
         return meter.dense_bytes / (_ROOM * meter.measure_smallest().total)
@@ -301,7 +315,7 @@ class _Search:
         shared = apply_soft_weight_sharing(
             self._copy(good), target_ratio=ratio, **self.settings
         )
-        shared.compile_from_config(self._compile_config())
+        self._compile(shared)
         backup = self.folder / f"backup-{number:02d}"
         self.data.fit(
             shared,
@@ -361,8 +375,17 @@ class _Search:
             variable.assign(value)
         return copy
 
-    def _compile_config(self) -> dict[str, Any]:
-        return self.model.get_compile_config()
+    def _compile(self, shared: Any) -> None:
+        """Compiles a wrapper as the given model is, with a new optimizer."""
+        try:
+            shared.compile_from_config(self.model.get_compile_config())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"Optimizer, loss or metrics of '{self.model.name}' cannot be made again from "
+                f"their configuration, as each training needs them: {str(error)[:300]} "
+                "Register what is your own with "
+                "keras.saving.register_keras_serializable, in place of a lambda too."
+            ) from error
 
     def _backups(self, folder: pathlib.Path) -> list[Any]:
         """Lets a training that is killed go on; in tf_keras it begins again."""
@@ -407,41 +430,6 @@ class _Search:
     def _say(self, text: str) -> None:
         if self.verbose:
             Console(soft_wrap=True).print(text, markup=False, highlight=False)
-
-    # What lies in the folder.
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a search to go on."""
-        values = b"".join(_values(v).tobytes() for v in view_of(self.model).variables)
-        return {
-            "weights": zlib.crc32(values),
-            "epochs": self.epochs,
-            "metric": self.condition.metric,
-            "max_drop": self.condition.max_drop,
-            "settings": {name: repr(value) for name, value in self.settings.items()},
-        }
-
-    def _read(self) -> list[Trial]:
-        path = self.folder / _STATE
-        if not path.exists():
-            return []
-        stored = json.loads(path.read_text())
-        now = self._fingerprint()
-        different = sorted(name for name in now if stored["search"].get(name) != now[name])
-        if different:
-            raise ValueError(
-                f"The folder '{self.folder}' holds another search, with other "
-                f"{', '.join(different)}. Pass another folder, or empty this one."
-            )
-        return [Trial(**trial) for trial in stored["trials"]]
-
-    def _write(self, trials: Sequence[Trial]) -> None:
-        state = {
-            "search": self._fingerprint(),
-            "trials": [dataclasses.asdict(trial) for trial in trials],
-        }
-        with replacing(self.folder / _STATE) as path:
-            path.write_text(json.dumps(state, indent=1))
 
 
 def _values(variable: Any) -> NDArray[Any]:

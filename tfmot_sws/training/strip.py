@@ -82,10 +82,10 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
         weights = view_of(plain).weights
         unshared = Unshared.of(plain, weights, _nothing_shared(weights), is_rounded=False)
         changed = unshared.stripped(_values_of(plain), keep_statistics=keep_statistics)
-        _put(plain, [{**_values_of(plain), **changed}[id(native(v))] for v in weights])
+        put_values(plain, [{**_values_of(plain), **changed}[id(native(v))] for v in weights])
     else:
         plain, unshared = float32_clone(model.inner), model.sharing.unshared
-        _put(plain, stripped_values(model, keep_statistics=keep_statistics))
+        put_values(plain, stripped_values(model, keep_statistics=keep_statistics))
     if not keep_statistics:
         freeze_short_norms(plain, unshared)
     return plain
@@ -117,8 +117,10 @@ def stripped_values(wrapper: Wrapped, *, keep_statistics: bool = True) -> list[N
     for group in wrapper.groups:
         pairs = zip(group.variables, group.clustered_values(), strict=True)
         values.update({id(native(v)): clustered for v, clustered in pairs})
-    unshared = wrapper.sharing.unshared
-    values |= unshared.stripped(values, keep_statistics=keep_statistics)
+    # A layer with nothing to share has no mixtures.
+    if wrapper.sharing:
+        unshared = wrapper.sharing.unshared
+        values |= unshared.stripped(values, keep_statistics=keep_statistics)
     return [values[id(native(v))] for v in view_of(wrapper.inner).variables]
 
 
@@ -131,7 +133,7 @@ def _nothing_shared(weights: Sequence[Any]) -> list[WeightChoice]:
     return [WeightChoice(v.path, tuple(v.shape), False, "stripped") for v in weights]
 
 
-def _put(plain: Any, values: Sequence[NDArray]) -> None:
+def put_values(plain: Any, values: Sequence[NDArray]) -> None:
     """Sets all variables; a negative zero, as pruning leaves them, becomes zero."""
     for variable, value in zip(view_of(plain).variables, values, strict=True):
         variable.assign(np.where(value == 0, np.zeros_like(value), value))
