@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from families import RANDOM_NETWORKS, sequential
 
 import tfmot_sws as sws
@@ -221,3 +222,17 @@ def test_resumed_fit_starts_at_its_fraction(shared, data):
             callbacks=[callback, recorder],
         )
     assert recorder.rows[0][1] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_nan_in_the_first_epoch_of_a_first_fit_with_an_optimizer_that_has_slots(library):
+    """The optimizer's slots are made by the very step that goes wrong."""
+    model = library.Sequential([library.Input((4,)), library.layers.Dense(2)])
+    before = model.get_weights()
+    shared = sws.apply_soft_weight_sharing(model, num_components=3)
+    shared.compile(library.optimizers.Adam(), "mse")
+    x = np.full((8, 4), np.nan, "float32")
+    with pytest.warns(UserWarning, match="NaN or infinite in epoch 1: training stops"):
+        shared.fit(x, x[:, :2], epochs=3, verbose=0, callbacks=[sws.AnnealAndMerge()])
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -62,6 +62,7 @@ class Hidden(tf_keras.layers.Layer):
 
     def build(self, input_shape):
         self.inside = (object(), {"deep": [self.add_weight("kernel", (input_shape[-1], 3))]})
+        super().build(input_shape)
 
     def call(self, inputs):
         return inputs @ self.inside[1]["deep"][0]

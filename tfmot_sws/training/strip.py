@@ -66,7 +66,8 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             f"Model '{model.name}' was trained, but its weights have not begun to snap to "
             "their clusters: either the schedule of the snap stays at 0, or the training had "
             "too few calls of its step, between which the callback sets it. Train for more "
-            "epochs, or compile with steps_per_execution=1."
+            "epochs, compile with steps_per_execution=1, or, for data of unknown length, pass "
+            "steps_per_epoch= to fit."
         )
     if not all(to_float(part.snap) > 0 for part in parts):
         raise ValueError(
