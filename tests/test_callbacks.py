@@ -194,6 +194,28 @@ def test_nan_within_an_epoch_in_which_components_merge(shared, data):
         np.testing.assert_array_equal(np.asarray(variable), value)
 
 
+def test_a_rate_beyond_all_bounds_ends_like_nan(shared, data):
+    """Weights and precisions overflow; then the optimizer's state is back, too."""
+
+    class Overflow(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.good = [np.asarray(v) for v in self.model.optimizer.variables]
+                self.model.optimizer.learning_rate = 1e38
+
+    usual = float(shared.optimizer.learning_rate)
+    arguments = {"epochs": 3, "batch_size": 4, "verbose": 0}
+    callbacks = [sws.AnnealAndMerge(merge_start=0.0), Overflow()]
+    with pytest.warns(UserWarning, match="NaN or infinite in epoch 2: training stops"):
+        shared.fit(*data, callbacks=callbacks, **arguments)
+    for variable, good in zip(shared.optimizer.variables, shared.good, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), good)
+    assert float(shared.optimizer.learning_rate) == usual
+    history = shared.fit(*data, callbacks=[sws.AnnealAndMerge()], **arguments)
+    assert len(history.epoch) == 3
+    assert np.all(np.isfinite(history.history["loss"]))
+
+
 def test_plain_model_is_turned_down(data):
     model = sequential()
     model.compile("sgd", "mse")

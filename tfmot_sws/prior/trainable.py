@@ -373,8 +373,14 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     @property
     def is_finite(self) -> bool:
-        """Whether all that is trained is finite, as it is until a training diverges."""
-        return bool(np.all(np.isfinite(ops.convert_to_numpy(self._trained))))
+        """Whether it is a mixture with finite widths, as it is until a training diverges."""
+        if not np.all(np.isfinite(ops.convert_to_numpy(self._trained))):
+            return False
+        # Trained values that are finite may be precisions beyond all numbers.
+        means, log_precisions, _ = self._living_fields()
+        with np.errstate(over="ignore"):
+            stddevs = np.exp(-0.5 * log_precisions)
+        return bool(np.all(np.isfinite(means) & np.isfinite(stddevs) & (stddevs > 0)))
 
     @property
     def alive_slots(self) -> NDArray[np.intp]:
@@ -383,14 +389,17 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def mixture(self) -> GaussianMixture:
         """The living components as an immutable value, in the order of their slots."""
-        slots = self.alive_slots
-        means, log_precisions, log_proportions = (
-            ops.convert_to_numpy(field)[slots].astype(np.float64) for field in self.tensors()
-        )
+        means, log_precisions, log_proportions = self._living_fields()
         proportions = np.exp(log_proportions)
         return GaussianMixture(
             means, np.exp(-0.5 * log_precisions), proportions / proportions.sum()
         )
+
+    def _living_fields(self) -> list[NDArray[np.float64]]:
+        slots = self.alive_slots
+        return [
+            ops.convert_to_numpy(field)[slots].astype(np.float64) for field in self.tensors()
+        ]
 
     def set_mixture(self, mixture: GaussianMixture, slots: NDArray[np.intp]) -> None:
         """Puts the components of a mixture into the given slots; other slots die.

@@ -323,10 +323,17 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds to the logs; keeps a good state, or brings the last one back."""
         logs = logs if logs is not None else {}
-        if np.isfinite(logs.get("loss", 0.0)) and self._kept.take_if_finite(self.model):
+        if np.isfinite(logs.get("loss", 0.0)) and self._take_if_finite():
             logs.update(self._measure(logs))
         else:
             self._stop_and_restore(epoch)
+
+    def _take_if_finite(self) -> bool:
+        """Keeps the present state if nothing has diverged; says whether that is so."""
+        groups = [group for sharing in self._sharings for group in sharing.groups]
+        return all(group.prior.is_finite for group in groups) and self._kept.take_if_finite(
+            self.model
+        )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Lets go of the kept state; warns where something went wrong."""
