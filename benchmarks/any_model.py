@@ -239,12 +239,13 @@ def make_data(model, generator):
             return generator.integers(1, CLASSES, shape).astype(tensor.dtype)
         return generator.standard_normal(shape).astype(tensor.dtype)
 
-    if not model.inputs:
+    tensors = getattr(model, "inputs", None)
+    if not tensors:
         x = generator.standard_normal((EXAMPLES, 8)).astype("float32")
-    elif len(model.inputs) == 1:
-        x = make(model.inputs[0])
+    elif len(tensors) == 1:
+        x = make(tensors[0])
     else:
-        x = {tensor.name: make(tensor) for tensor in model.inputs}
+        x = {tensor.name: make(tensor) for tensor in tensors}
     shape = np.shape(model.predict(x, verbose=0))[:-1]
     return x, generator.integers(0, CLASSES, shape)
 
