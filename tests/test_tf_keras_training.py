@@ -155,7 +155,7 @@ def test_architecture_that_asks_for_more_memory_is_turned_down():
     model = sequential(tf_keras)
     text = architecture.describe(model)
     kinds = architecture.variables_of(model)
-    hostile = text.replace(b'"units": 16'.replace(b" ", b""), b'"units":90000000')
+    hostile = text.replace(b'"units": 16'.replace(b" ", b""), b'"units":9000000')
     assert hostile != text
     with pytest.raises(sws.CompressedFileError, match="does not hold"):
         architecture.check_architecture(hostile, kinds, None, len(hostile))
