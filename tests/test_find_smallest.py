@@ -226,6 +226,7 @@ def test_bad_arguments_are_refused_before_any_training(change, message, data):
         sws.find_smallest(network(keras), **arguments)
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_models_that_cannot_be_searched(data):
     with pytest.raises(TypeError, match="expects a built Keras model"):
         sws.find_smallest("model", *data, epochs=1)
