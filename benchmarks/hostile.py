@@ -35,6 +35,7 @@ from keras import layers, ops
 
 import tfmot_sws as sws
 from benchmarks import common
+from benchmarks.mutations import mutate
 from tfmot_sws.coding.container import Section, frame, parse_sections
 from tfmot_sws.coding.text import decode_text, encode_text
 
@@ -248,25 +249,6 @@ def change_graph(base, generator):
 
 
 KINDS = (change_bytes, change_section, change_word, change_name, change_graph)
-
-
-def mutate(data, generator):
-    """A few random changes: flips, new bytes, cuts, repeats."""
-    data = bytearray(data)
-    for _ in range(generator.integers(1, 4)):
-        start, length = int(generator.integers(len(data) + 1)), int(generator.integers(1, 9))
-        kind = generator.integers(5)
-        if kind == 0 and start < len(data):
-            data[start] ^= 1 << int(generator.integers(8))
-        elif kind == 1:
-            data[start : start + length] = generator.bytes(length)
-        elif kind == 2:
-            del data[start : start + length]
-        elif kind == 3:
-            data[start:start] = data[start : start + length]
-        else:
-            data[start : start + 1] = generator.choice([b"\xff" * length, b"\0", b"\x80\x80"])
-    return bytes(data)
 
 
 def with_text(base, text):

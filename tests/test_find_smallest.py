@@ -9,9 +9,9 @@ import tf_keras
 
 import tfmot_sws as sws
 from tfmot_sws.training.monitored import is_better_higher
+from tfmot_sws.training.search_plan import next_ratio
 from tfmot_sws.training.search_result import Trial
 from tfmot_sws.training.search_state import SearchState
-from tfmot_sws.training.smallest import next_ratio
 
 # A network of 450 weights misses its target in a dozen steps, or forgets, and says so.
 MAY_MISS = pytest.mark.filterwarnings("ignore:The file will take|.*learned is lost")

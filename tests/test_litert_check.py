@@ -115,8 +115,8 @@ def test_bytes_are_inputs_for_floats(rng):
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (np.zeros((3, 9)), r"sample has shape \(3, 9\); the model takes \(None, 10\)"),
-        (np.zeros(10), "sample has shape|takes arrays of shape"),
+        (np.zeros((3, 9)), r"takes arrays of shape \(None, 10\); sample has one of .*\(3, 9\)"),
+        (np.zeros(10), "takes arrays of shape"),
         (np.zeros((0, 10)), "sample holds no examples"),
         ([np.zeros((3, 10))] * 2, r"takes 1 inputs .*; sample has 2 arrays"),
         (np.full((3, 10), "a"), "takes float32; received <U1"),

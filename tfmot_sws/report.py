@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tfmot_sws.coding.model_file import check_stripped
-from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.coding.sizes import CodedSizes, sizes_as_storable
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import native, view_of
@@ -232,7 +232,7 @@ def compression_report(model: keras.Model) -> CompressionReport:
         True
     """
     check_stripped(model)
-    coded, view = _coded(model), view_of(model)
+    coded, view = sizes_as_storable(model), view_of(model)
     sizes = zip(view.variables, coded.variables, strict=True)
     coded_bytes = {id(variable): size for variable, (_, size) in sizes}
     paths = paths_of(model)
@@ -240,14 +240,6 @@ def compression_report(model: keras.Model) -> CompressionReport:
         _tensor_report(v, paths[id(native(v))], coded_bytes[id(v)]) for v in view.weights
     )
     return CompressionReport(tuple(records), coded)
-
-
-def _coded(model: keras.Model) -> CodedSizes:
-    try:
-        return coded_sizes(model)
-    except ValueError:
-        # The architecture cannot be stored, but the weights can still be counted.
-        return coded_sizes(model, weights_only=True)
 
 
 def _tensor_report(variable: keras.Variable, path: str, coded_bytes: int) -> TensorReport:

@@ -48,6 +48,14 @@ class CodedSizes:
         return {**dataclasses.asdict(self), "total": self.total}
 
 
+def sizes_as_storable(model: keras.Model) -> CodedSizes:
+    """The sizes of the whole file, or of the weights alone if no file can hold the rest."""
+    try:
+        return coded_sizes(model)
+    except ValueError:
+        return coded_sizes(model, weights_only=True)
+
+
 def coded_sizes(
     model: keras.Model, *, weights_only: bool = False, float16_rest: bool = False
 ) -> CodedSizes:

@@ -148,10 +148,10 @@ def _convert_and_verify(
     form = tflite_formats.FORMATS[weights]
     if representative_data is not None:
         representative_data = first_examples(representative_data)
-        check_examples("representative_data", representative_data, model)
+        check_examples("representative_data", representative_data)
         representative_data = as_inputs(representative_data, model, "representative_data")
     if sample is not None:
-        check_examples("sample", sample, model)
+        check_examples("sample", sample)
         sample = as_inputs(sample, model, "sample")
     sample = representative_data if sample is None else sample
     form.check(Job(model, representative_data, sample))

@@ -39,7 +39,7 @@ _SAME: Final = 1e-5
 _WORTH_A_WARNING: Final = 1024
 # A smaller kernel stays float32, because it takes fewer bytes than an operator more.
 _FEW: Final = 64
-# A tenth of the signal's power. A ResNet-8 whose int8 file is as accurate as Keras has 0.08.
+# A tenth of the signal's power.
 _COARSE: Final = 0.32
 
 

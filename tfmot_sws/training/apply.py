@@ -93,9 +93,7 @@ class SharingSettings:
             return self
         weights = view_of(model).weights
         shared = [v for v, choice in zip(weights, choices, strict=True) if choice.shared]
-        unshared = Unshared.of(model, weights, choices, is_rounded=self.rounding)
-        if replaceable is not None:
-            unshared = unshared.only(replaceable)
+        unshared = Unshared.of(model, weights, choices, replaceable, is_rounded=self.rounding)
         bits = bits_to_spend(self.target, model, shared, unshared)
         least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE)
         if bits <= _FEW_BITS or self.num_components is not None:

@@ -10,15 +10,12 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
+from tfmot_sws.coding.sizes import sizes_as_storable
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
-from tfmot_sws.training.size_target import FileSize, SizeTarget
+from tfmot_sws.training.size_target import MOST_BITS, FileSize, SizeTarget
 from tfmot_sws.training.strip import freeze_short_norms, put_values
 from tfmot_sws.training.unshared import Unshared
-
-# An index of a codebook of 256 values takes as many.
-_MOST_BITS = 8.0
 
 
 class FileMeter:
@@ -51,7 +48,7 @@ class FileMeter:
     def measure(self, values: Sequence[NDArray[Any]]) -> FileSize:
         """The size of the file with these values of `model.variables`."""
         put_values(self._plain, values)
-        sizes = self._sizes()
+        sizes = sizes_as_storable(self._plain)
         tensors = zip(self._is_shared, sizes.variables, strict=True)
         shared = sum(size for is_shared, (_, size) in tensors if is_shared)
         return FileSize(sizes.total, sizes.codebooks + shared)
@@ -65,13 +62,6 @@ class FileMeter:
                 values[key] = np.zeros_like(values[key])
         values |= self._unshared.stripped(values, keep_statistics=False)
         return self.measure([values[id(native(v))] for v in self._sources])
-
-    def _sizes(self) -> CodedSizes:
-        try:
-            return coded_sizes(self._plain)
-        except ValueError:
-            # The architecture cannot be stored: the file will hold the weights only.
-            return coded_sizes(self._plain, weights_only=True)
 
 
 def bits_to_spend(
@@ -93,7 +83,7 @@ def bits_to_spend(
     smallest = meter.measure_smallest()
     num_weights = sum(math.prod(v.shape) for v in shared)
     wanted = target.num_bytes(meter.dense_bytes, smallest, num_weights)
-    largest = smallest.others + _MOST_BITS * num_weights / 8
+    largest = smallest.others + MOST_BITS * num_weights / 8
     if wanted <= smallest.total:
         raise ValueError(
             f"{target} asks for a file of {wanted:,.0f} bytes, but {smallest.total:,} bytes "

@@ -155,7 +155,7 @@ class WeightSharing(keras.layers.Layer):
 
     @property
     def coarseness(self) -> float:
-        """How much finer than the default a target has components told apart, 0 to 1.
+        """How coarsely components are told apart: 1 by default, less where a target needs it.
 
         It is the factor on the squared assignment widths.
         """
@@ -382,9 +382,7 @@ def share_weights(
     """
     groups = [(make_prior(len(group)), group) for group in positions]
     model = getattr(view, "model", view)
-    unshared = Unshared.of(model, view.weights, choices, is_rounded=rounding)
-    if replaceable is not None:
-        unshared = unshared.only(replaceable)
+    unshared = Unshared.of(model, view.weights, choices, replaceable, is_rounded=rounding)
     sharing = WeightSharing(view.weights, choices, groups, unshared=unshared, **settings)
     for group in sharing.groups:
         group.fit_initial(least_bits)

@@ -10,6 +10,9 @@ from typing import Any, Final, NamedTuple
 _UNITS: Final = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 
+# An index of a codebook of 256 values takes as many.
+MOST_BITS: Final = 8.0
+
 
 @dataclasses.dataclass(frozen=True)
 class FileSize:
@@ -122,12 +125,8 @@ def _number(value: Any) -> float:
 
 def _ratio(value: Any) -> float:
     number = _number(value)
-    if not 1 < number < math.inf:
-        raise ValueError(
-            "target_ratio, how many times smaller the file is to be than the float32 "
-            f"weights, must be a number above 1; received {value!r}."
-        )
-    return number
+    wanted = "how many times smaller the file is to be than the float32 weights: above 1"
+    return _checked(1 < number < math.inf, number, "target_ratio", wanted, value)
 
 
 def _size(value: Any) -> float:
@@ -136,19 +135,17 @@ def _size(value: Any) -> float:
         match = _SIZE.fullmatch(value)
         if match and match[2].lower() in _UNITS:
             number = float(match[1]) * _UNITS[match[2].lower()]
-    if not 1 <= number < math.inf:
-        raise ValueError(
-            "target_size must be a number of bytes, or text such as '50 kB', '64 KiB' or "
-            f"'1.5 MB'; received {value!r}."
-        )
-    return number
+    wanted = "a number of bytes, or text such as '50 kB', '64 KiB' or '1.5 MB'"
+    return _checked(1 <= number < math.inf, number, "target_size", wanted, value)
 
 
 def _bits(value: Any) -> float:
     number = _number(value)
-    if not 0 < number <= 8:
-        raise ValueError(
-            "target_bits, the bits that a shared weight takes in the file, must be a number "
-            f"above 0 and at most 8; received {value!r}."
-        )
+    wanted = "the bits that a shared weight takes in the file: above 0, at most 8"
+    return _checked(0 < number <= MOST_BITS, number, "target_bits", wanted, value)
+
+
+def _checked(is_right: bool, number: float, name: str, wanted: str, value: Any) -> float:
+    if not is_right:
+        raise ValueError(f"{name} must be {wanted}; received {value!r}.")
     return number

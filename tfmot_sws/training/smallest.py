@@ -29,17 +29,13 @@ from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
 from tfmot_sws.training.file_meter import FileMeter
-from tfmot_sws.training.monitored import is_better_higher
+from tfmot_sws.training.search_data import Condition, SearchData, condition_on
+from tfmot_sws.training.search_plan import next_ratio
 from tfmot_sws.training.search_result import SearchResult, Trial
 from tfmot_sws.training.search_state import SearchState
 from tfmot_sws.training.strip import freeze_short_norms, strip_soft_weight_sharing
 from tfmot_sws.whole_file import replacing
 
-# The ratio of the first training, the factor to the next while each meets the condition (or
-# none does), and the distance at which two ratios are as good as one.
-_FIRST_RATIO, _FACTOR, _NEAR = 16.0, 2.0, 1.1
-# A file below this ratio is hardly smaller than float16's under gzip.
-_LEAST_RATIO = 4.0
 # How near to the size of what is not shared a file may be asked for.
 _ROOM = 1.1
 
@@ -100,8 +96,8 @@ def find_smallest(  # noqa: PLR0913 - of which a user sets two or three
             metric is unknown, or the folder holds another search.
     """
     _check(model, epochs, max_drop, max_trainings, settings)
-    data = _Data(train_data, validation_data, batch_size)
-    condition = _condition(data.evaluate(model), metric, mode, max_drop)
+    data = SearchData(train_data, validation_data, batch_size)
+    condition = condition_on(data.evaluate(model), metric, mode, max_drop)
     with _kept_in(folder) as place:
         search = _Search(
             model=model,
@@ -154,68 +150,6 @@ def _check(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Condition:
-    """What a network must be worth: the metric, which way is better, and the least of it."""
-
-    metric: str
-    is_higher_better: bool
-    baseline: float
-    max_drop: float
-
-    def drop(self, value: float) -> float:
-        """By how much a value is worse than the given model's."""
-        difference = self.baseline - value
-        return difference if self.is_higher_better else -difference
-
-
-def _condition(
-    baseline: dict[str, float], metric: str | None, mode: str, max_drop: float
-) -> _Condition:
-    if metric is None:
-        metric = next((name for name in baseline if name != "loss"), "loss")
-    if metric not in baseline:
-        raise ValueError(
-            f"metric={metric!r} is none of the compiled ones: {', '.join(baseline)}."
-        )
-    value = float(baseline[metric])
-    if not math.isfinite(value):
-        raise ValueError(
-            f"The {metric} of the given model on the validation data is {value}, with which "
-            "nothing can be compared."
-        )
-    return _Condition(metric, is_better_higher(metric, mode), value, max_drop)
-
-
-class _Data:
-    """Training and validation data, as the user gave them."""
-
-    def __init__(self, train: Any, validation: Any, batch_size: int | None) -> None:
-        for name, data in (("train_data", train), ("validation_data", validation)):
-            if isinstance(data, Iterator) or data is None:
-                raise ValueError(
-                    f"{name} is read for each training; a {type(data).__name__} cannot be read "
-                    "more than once. Pass arrays, a tf.data.Dataset or a keras.utils.PyDataset."
-                )
-        self._train, self._validation = train, validation
-        self._options = {} if batch_size is None else {"batch_size": batch_size}
-
-    def fit(self, model: Any, **kwargs: Any) -> None:
-        """Trains a model."""
-        model.fit(**self._arguments(self._train), **kwargs)
-
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """Loss and metrics on the validation data."""
-        arguments = self._arguments(self._validation)
-        return model.evaluate(**arguments, verbose=0, return_dict=True)
-
-    def _arguments(self, data: Any) -> dict[str, Any]:
-        if not isinstance(data, tuple | list):
-            return {"x": data}
-        names = ("x", "y", "sample_weight")
-        return {**dict(zip(names, data, strict=False)), **self._options}
-
-
 @contextlib.contextmanager
 def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
     """The folder, made if it is missing, or a temporary one."""
@@ -228,43 +162,14 @@ def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
     yield path
 
 
-def next_ratio(trials: Sequence[Trial], max_drop: float, largest: float) -> float | None:
-    """The compression ratio to ask for next; `None` once the search is at its end.
-
-    Args:
-        trials: all trainings so far.
-        max_drop: the condition.
-        largest: the largest ratio that can be asked for.
-    """
-    good = max((trial for trial in trials if trial.met), key=lambda t: t.ratio, default=None)
-    low = good.ratio if good else 0.0
-    bad = [trial for trial in trials if not trial.met and trial.ratio > low]
-    if not trials:
-        return min(_FIRST_RATIO, largest)
-    if not bad:
-        return low * _FACTOR if low * _FACTOR < largest else _if_far(largest, low)
-    worst = min(bad, key=lambda trial: trial.ratio)
-    if good is None:
-        return worst.ratio / _FACTOR if worst.ratio / _FACTOR >= _LEAST_RATIO else None
-    if worst.ratio / low < _NEAR:
-        return None
-    # The drop grows about as the logarithm of the ratio in between.
-    share = (max_drop - good.drop) / max(worst.drop - good.drop, 1e-12)
-    return low * (worst.ratio / low) ** min(max(share, 0.3), 0.7)
-
-
-def _if_far(largest: float, low: float) -> float | None:
-    return largest if largest / low >= _NEAR else None
-
-
 @dataclasses.dataclass(frozen=True)
 class _Search:
     """One search; what it has done lies in its folder."""
 
     model: Any
-    data: _Data
+    data: SearchData
     epochs: int
-    condition: _Condition
+    condition: Condition
     settings: dict[str, Any]
     callbacks: Callable[[], Sequence[Any]]
     folder: pathlib.Path

@@ -34,8 +34,8 @@ from tfmot_sws.prior.rounding import power_of_two, round_significant
 
 Tensor = Any
 
-# Significant bits of scales. With 5, and offsets as exact, the dense ResNet-8 gives as many
-# right answers as with float32 even without training on them; with 4 it loses a point.
+# Significant bits of scales: the fewest with which one dense network bore the rounding without
+# any training on it (docs/experiments.md, 20).
 SCALE_BITS: Final = 5
 # Of vectors of which nothing tells how exact they must be: those of bfloat16.
 _OTHER_BITS: Final = 8
@@ -98,6 +98,7 @@ class Unshared:
         model: Any,
         variables: Sequence[Any],
         choices: Sequence[WeightChoice],
+        replaceable: Container[int] | None = None,
         **options: Any,
     ) -> Unshared:
         """Those of a model, of which some weights are shared.
@@ -106,6 +107,8 @@ class Unshared:
             model: of Keras 3 or tf_keras.
             variables: its weights, as `view_of` gives them.
             choices: what was decided about each of them.
+            replaceable: the `id` of each variable whose place a tensor can take; `None` for
+                all.
             options: as of the class.
         """
         own = {id(native(v)): i for i, v in enumerate(variables)}
@@ -124,14 +127,11 @@ class Unshared:
         pairs = _pairs([(i, variables[i]) for i in free])
         paired = {value for pair in pairs for value in (pair.gamma, pair.beta)}
         others = [i for i in free if i not in paired]
-        return cls(variables, [*affines, *pairs], others, **options)
+        found = cls(variables, [*affines, *pairs], others, **options)
+        return found if replaceable is None else found._only(replaceable)
 
-    def only(self, replaceable: Container[int]) -> Unshared:
-        """Without rounding where a tensor cannot take the place of a variable.
-
-        Args:
-            replaceable: the `id` of each variable whose place one can take.
-        """
+    def _only(self, replaceable: Container[int]) -> Unshared:
+        """Without rounding where a tensor cannot take the place of a variable."""
         if all(self._id(i) in replaceable for i in self._taken()):
             return self
         affines = [a for a in self.affines if all(self._id(i) in replaceable for i in a.ends)]
