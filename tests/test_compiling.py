@@ -48,9 +48,10 @@ def test_value_and_gradients():
 
 
 def test_custom_gradient_of_several_outputs():
-    @custom_gradient
-    def doubled(a, b):
-        return [a + b, a * b], lambda upstream: [2.0 * upstream[0], 3.0 * upstream[1]]
+    doubled = custom_gradient(
+        lambda a, b: [a + b, a * b],
+        lambda upstream, *_: [2.0 * upstream[0], 3.0 * upstream[1]],
+    )
 
     def total(a, b):
         first, second = doubled(a, b)
@@ -61,6 +62,26 @@ def test_custom_gradient_of_several_outputs():
     assert float(read(value)) == 10.0 + 110.0
     np.testing.assert_allclose(read(to_a), [2, 2])
     np.testing.assert_allclose(read(to_b), [30, 30])
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="only TensorFlow keeps them"
+)
+def test_a_gradient_by_hand_is_kept_once_a_shape():
+    """TensorFlow keeps each for ever, together with the graph that it was made in."""
+    import tensorflow as tf
+    from tensorflow.python.framework.ops import gradient_registry
+
+    doubled = custom_gradient(lambda a: [a + a], lambda upstream, _: [2.0 * upstream[0]])
+
+    def count_after_step(size):
+        step = tf.function(lambda a: value_and_gradients(lambda a: doubled(a)[0][0], [a])[1])
+        np.testing.assert_array_equal(read(step(tf.ones(size))[0])[0], 2.0)
+        return len(gradient_registry.list())
+
+    first = count_after_step(2)
+    assert count_after_step(2) == first
+    assert count_after_step(3) == first + 1
 
 
 def test_last_gradient_changes_neither_value_nor_gradient():

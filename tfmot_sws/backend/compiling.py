@@ -26,12 +26,23 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     if keras.backend.backend() != "tensorflow":
         return function
+    return program_a_shape(function, jit_compile=True)
+
+
+def program_a_shape(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Makes programs of a function of tensors, on the TensorFlow backend.
+
+    One a shape, because TensorFlow warns when one program sees many shapes.
+
+    Args:
+        function: takes tensors, also nested.
+        options: as of `tf.function`.
+    """
     import tensorflow as tf
 
-    # One function a shape, because TensorFlow warns when one function sees many shapes.
     @functools.cache
     def of_shapes(_shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
-        return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(function, autograph=False, **options)
 
     @functools.wraps(function)
     def call(*tensors: Any) -> Any:

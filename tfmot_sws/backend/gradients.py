@@ -9,29 +9,79 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmot_sws.backend.compiling import program_a_shape
 
-def custom_gradient(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-    """Gives a function of tensors a gradient by hand, like `keras.ops.custom_gradient`.
 
-    The function of Keras allows a single output on torch, and passes a list of several in a
-    different form on each backend.
+def custom_gradient(
+    function: Callable[..., list[Any]], gradient: Callable[..., list[Any]]
+) -> Callable[..., list[Any]]:
+    """Gives a function of tensors a gradient by hand.
+
+    Unlike `keras.ops.custom_gradient` it takes several outputs on every backend. And on
+    TensorFlow, which never forgets a gradient nor the graph that it was made in, each is made
+    once a shape, in a graph of its own: otherwise every model trained would stay in memory.
 
     Args:
-        function: takes tensors; returns a list of tensors, and a function that takes the
-            list of their gradients and returns a list with that of each argument.
+        function: takes tensors, also nested; returns a list of tensors. It must be pure, and
+            so must be `gradient`: neither may refer to a tensor that is no argument.
+        gradient: takes the list of the results' gradients, then the arguments; returns a
+            list with the gradient of each tensor in the arguments, `None` for 0.
 
     Returns:
-        A function of tensors that returns a list of tensors.
+        A function of the same arguments and results.
     """
-    if keras.backend.backend() == "torch":
-        return functools.partial(_torch_function().apply, function)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return program_a_shape(_linked_by_tensorflow(function, gradient))
 
-    @ops.custom_gradient
-    def differentiable(*tensors: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
-        outputs, gradient = function(*tensors)
-        return outputs, lambda *upstream: gradient(keras.tree.flatten(upstream))
+    def call(*arguments: Any) -> list[Any]:
+        def flat_function(*leaves: Any) -> list[Any]:
+            return function(*keras.tree.pack_sequence_as(arguments, leaves))
 
+        def flat_gradient(upstream: list[Any], leaves: Sequence[Any]) -> list[Any]:
+            return gradient(upstream, *keras.tree.pack_sequence_as(arguments, leaves))
+
+        link = _linked_by_jax if backend == "jax" else _linked_by_torch
+        return list(link(flat_function, flat_gradient)(*keras.tree.flatten(arguments)))
+
+    return call
+
+
+def _linked_by_tensorflow(
+    function: Callable[..., list[Any]], gradient: Callable[..., list[Any]]
+) -> Callable[..., list[Any]]:
+    import tensorflow as tf
+
+    def linked(*arguments: Any) -> list[Any]:
+        @tf.custom_gradient
+        def differentiable(*leaves: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
+            packed = keras.tree.pack_sequence_as(arguments, leaves)
+            return function(*packed), lambda *upstream: gradient(list(upstream), *packed)
+
+        return list(differentiable(*keras.tree.flatten(arguments)))
+
+    return linked
+
+
+def _linked_by_jax(
+    function: Callable[..., list[Any]],
+    gradient: Callable[[list[Any], Sequence[Any]], list[Any]],
+) -> Callable[..., list[Any]]:
+    import jax
+
+    differentiable = jax.custom_vjp(function)
+    differentiable.defvjp(
+        lambda *leaves: (function(*leaves), leaves),
+        lambda leaves, upstream: tuple(gradient(upstream, leaves)),
+    )
     return differentiable
+
+
+def _linked_by_torch(
+    function: Callable[..., list[Any]],
+    gradient: Callable[[list[Any], Sequence[Any]], list[Any]],
+) -> Callable[..., list[Any]]:
+    return functools.partial(_torch_function().apply, function, gradient)
 
 
 def with_gradients(value: Any, tensors: list[Any], gradients: list[Any]) -> Any:
@@ -42,15 +92,7 @@ def with_gradients(value: Any, tensors: list[Any], gradients: list[Any]) -> Any:
         tensors: of any shapes; not read.
         gradients: one for each of the tensors, of its shape.
     """
-
-    @custom_gradient
-    def linked(value: Any, *_: Any) -> tuple[list[Any], Any]:
-        def gradient(upstream: list[Any]) -> list[Any]:
-            return [upstream[0], *(upstream[0] * g for g in gradients)]
-
-        return [value], gradient
-
-    return linked(value, *tensors)[0]
+    return _replaced(value, tensors, gradients)[0]
 
 
 def last_gradient(first: Any, last: Any) -> tuple[Any, Any]:
@@ -63,17 +105,7 @@ def last_gradient(first: Any, last: Any) -> tuple[Any, Any]:
         first: float tensor of at least one entry and rank 1.
         last: float scalar tensor.
     """
-
-    @custom_gradient
-    def linked(first: Any, last: Any) -> tuple[list[Any], Any]:
-        def gradient(upstream: list[Any]) -> list[Any]:
-            to_first, to_last = upstream
-            # Always 0, but the compiler cannot prove it, so it keeps the order.
-            return [to_first, to_last + ops.minimum(ops.abs(to_first[0]), 0.0)]
-
-        return [first, last], gradient
-
-    first, last = linked(first, last)
+    first, last = _ordered(first, last)
     return first, last
 
 
@@ -83,15 +115,33 @@ def _torch_function() -> Any:
 
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, function: Callable[..., Any], *tensors: Any) -> Any:
-            outputs, ctx.gradient = function(*tensors)
-            return tuple(outputs)
+        def forward(ctx: Any, function: Any, gradient: Any, *tensors: Any) -> Any:
+            ctx.gradient = gradient
+            ctx.save_for_backward(*tensors)
+            return tuple(function(*tensors))
 
         @staticmethod
         def backward(ctx: Any, *upstream: Any) -> Any:
-            return None, *ctx.gradient(list(upstream))
+            return None, None, *ctx.gradient(list(upstream), ctx.saved_tensors)
 
     return Function
+
+
+def _replaced_gradient(upstream: list[Any], *arguments: Any) -> list[Any]:
+    _, _, gradients = arguments
+    return [upstream[0], *(upstream[0] * g for g in gradients), *(None for _ in gradients)]
+
+
+_replaced = custom_gradient(lambda value, *_: [value], _replaced_gradient)
+
+
+def _ordered_gradient(upstream: list[Any], *_: Any) -> list[Any]:
+    to_first, to_last = upstream
+    # Always 0, but the compiler cannot prove it, so it keeps the order.
+    return [to_first, to_last + ops.minimum(ops.abs(to_first[0]), 0.0)]
+
+
+_ordered = custom_gradient(lambda first, last: [first, last], _ordered_gradient)
 
 
 def value_and_gradients(

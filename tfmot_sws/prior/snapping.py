@@ -8,7 +8,7 @@ accuracy that falls when weights are set to their means at the end, is gone with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -107,38 +107,15 @@ def _snap(
         )
         for part in parts
     ]
-    weights = [weight for part in parts for weight in part.weights]
-    settings = [part._replace(weights=[]) for part in fixed], means_factor
-    leaves = keras.tree.flatten(settings)
-    of_parts = _divider([len(part.weights) for part in parts])
-
-    @custom_gradient
-    def moved(*tensors: Tensor) -> tuple[Any, Any]:
-        snap, *others = tensors[len(means) :]
-        settings_, factor = keras.tree.pack_sequence_as(settings, others[: len(leaves)])
-        weights = others[len(leaves) :]
-        filled = [
-            part._replace(weights=of_part)
-            for part, of_part in zip(settings_, of_parts(weights), strict=True)
-        ]
-
-        def gradient(upstream: list[Tensor]) -> list[Tensor]:
-            # The gradient of an embedding comes without a static shape.
-            upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
-            sums = _scaled_sums(of_parts(upstream), filled, factor)
-            unused = [ops.zeros_like(tensor) for tensor in (snap, *others[: len(leaves)])]
-            return [*(snap * total for total in sums), *unused, *upstream]
-
-        return _move(filled, snap), gradient
-
-    return of_parts(moved(*means, snap, *leaves, *weights))
+    moved = _moved(means, snap, fixed, means_factor)
+    return _divided(moved, fixed)
 
 
-def _divider(lengths: Sequence[int]) -> Callable[[Sequence[Tensor]], list[list[Tensor]]]:
-    """Divides a flat list into lists of these lengths."""
-    ends = np.cumsum(lengths)
-    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-    return lambda flat: [list(flat[start:end]) for start, end in bounds]
+def _divided(flat: Sequence[Tensor], parts: Sequence[Part]) -> list[list[Tensor]]:
+    """Divides a flat list into the weights of each part."""
+    ends = np.cumsum([len(part.weights) for part in parts])
+    bounds = zip([0, *ends[:-1]], ends, strict=True)
+    return [list(flat[start:end]) for start, end in bounds]
 
 
 @compiled
@@ -149,6 +126,29 @@ def _move(parts: Sequence[Part], snap: Tensor) -> list[Tensor]:
         for part in parts
         for rule, weight in zip(part.rules(), part.weights, strict=True)
     ]
+
+
+def _moved_gradient(
+    upstream: list[Tensor],
+    _: list[Tensor],
+    snap: Tensor,
+    parts: Sequence[Part],
+    means_factor: list[Tensor],
+) -> list[Tensor | None]:
+    """The gradients of `_moved` in its arguments: of the means and the weights only."""
+    weights = [weight for part in parts for weight in part.weights]
+    # The gradient of an embedding comes without a static shape.
+    upstream = [ops.reshape(u, w.shape) for u, w in zip(upstream, weights, strict=True)]
+    divided = _divided(upstream, parts)
+    to_parts: list[Tensor | None] = []
+    for of_part, part in zip(divided, parts, strict=True):
+        others = keras.tree.flatten(part._replace(weights=[]))
+        to_parts += [*of_part, *(None for _ in others)]
+    sums = _scaled_sums(divided, parts, means_factor)
+    return [*(snap * total for total in sums), None, *to_parts, *(None for _ in means_factor)]
+
+
+_moved = custom_gradient(lambda _, snap, parts, *__: _move(parts, snap), _moved_gradient)
 
 
 def _scaled_sums(
