@@ -34,8 +34,14 @@ def test_changes_of_trainable_are_refused_by_fit(library, trainable):
         shared.train_on_batch(X, X[:, :2])
 
 
-def test_weights_added_after_wrapping_are_refused_by_fit():
+def test_weights_added_after_wrapping_are_refused_by_everything(tmp_path):
     model, shared = wrap(keras)
     model.layers[0].enable_lora(2)
-    with pytest.raises(ValueError, match="had 4 weights when it was wrapped, and has 6 now"):
-        train(keras, shared)
+    for use in (
+        lambda: train(keras, shared),
+        lambda: sws.strip_soft_weight_sharing(shared),
+        lambda: shared.save(tmp_path / "shared.keras"),
+    ):
+        with pytest.raises(ValueError, match=r"had 4 weights when .*, and has 6 now.*enable_"):
+            use()
+    assert not list(tmp_path.iterdir())

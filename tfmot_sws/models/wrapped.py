@@ -67,21 +67,35 @@ def check_unchanged(model: Wrapped) -> None:
 
     What is shared was decided then.
     """
-    weights, choices = view_of(model.inner).weights, model.weight_choices
-    if len(weights) != len(choices):
-        change = f"had {len(choices)} weights when it was wrapped, and has {len(weights)} now"
-    else:
-        pairs = list(zip(weights, choices, strict=True))
-        frozen = [c.path for v, c in pairs if c.shared and not v.trainable]
-        unfrozen = [c.path for v, c in pairs if c.reason == NOT_TRAINABLE and v.trainable]
-        if not frozen and not unfrozen:
-            return
-        word = "frozen" if frozen else "made trainable"
-        change = f"was wrapped before '{(frozen or unfrozen)[0]}' was {word}"
+    check_same_weights(model)
+    pairs = list(zip(view_of(model.inner).weights, model.weight_choices, strict=True))
+    frozen = [c.path for v, c in pairs if c.shared and not v.trainable]
+    unfrozen = [c.path for v, c in pairs if c.reason == NOT_TRAINABLE and v.trainable]
+    if not frozen and not unfrozen:
+        return
+    word = "frozen" if frozen else "made trainable"
     raise ValueError(
-        f"Model '{model.inner.name}' {change}; what is shared is decided by "
-        "apply_soft_weight_sharing. Set trainable, or call enable_lora, before it. To go on "
-        "from a training with other layers, strip the model first, and wrap what comes out."
+        f"Model '{model.inner.name}' was wrapped before '{(frozen or unfrozen)[0]}' was "
+        f"{word}; what is shared is decided by apply_soft_weight_sharing. Set trainable before "
+        "it. To go on from a training with other layers, strip the model first, and wrap what "
+        "comes out."
+    )
+
+
+def check_same_weights(model: Wrapped) -> None:
+    """Raises `ValueError` if weights were added after wrapping, as by `enable_lora`.
+
+    The mixtures know their weights by their places among all.
+    """
+    now, then = len(view_of(model.inner).weights), len(model.weight_choices)
+    # A layer that is not built has no choices.
+    if model.sharing is None or now == then:
+        return
+    raise ValueError(
+        f"Model '{model.inner.name}' had {then} weights when it was wrapped, and has {now} "
+        "now, as after enable_lora. Call that before apply_soft_weight_sharing, or on what "
+        "strip_soft_weight_sharing gives; what was trained so far cannot be stripped or saved "
+        "with other weights."
     )
 
 

@@ -12,7 +12,12 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfmot_sws.models.wrapped import Wrapped, check_saved_as, check_unchanged
+from tfmot_sws.models.wrapped import (
+    Wrapped,
+    check_same_weights,
+    check_saved_as,
+    check_unchanged,
+)
 from tfmot_sws.tf_keras_adapter.forwarding import for_tf_keras
 from tfmot_sws.tf_keras_adapter.variable_places import Replacement, find_places
 from tfmot_sws.tf_keras_adapter.views import ModelView
@@ -159,9 +164,11 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         """As `tf_keras.Model.save`.
 
         Raises:
-            ValueError: the file would be HDF5, from which a wrapper cannot be loaded.
+            ValueError: the file would be HDF5, from which a wrapper cannot be loaded, or
+                weights were added after wrapping.
         """
         check_saved_as(filepath)
+        check_same_weights(self)
         return super().save(filepath, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.normalization import batch_norms
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.selection import WeightChoice
-from tfmot_sws.models.wrapped import Wrapped, is_wrapped, wrapped_parts
+from tfmot_sws.models.wrapped import Wrapped, check_same_weights, is_wrapped, wrapped_parts
 from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.unshared import Unshared
 
@@ -51,7 +51,8 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
 
     Raises:
         TypeError: `model` is not wrapped (also when it was stripped already).
-        ValueError: it has not been trained since it was wrapped, or its snap is still 0.
+        ValueError: it has not been trained since it was wrapped, its snap is still 0, or
+            weights were added after wrapping.
     """
     parts = wrapped_parts(model)
     if not parts:
@@ -61,6 +62,8 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             "was stripped already is plain, and needs no second strip."
         )
     _check_outermost(model, parts)
+    for part in parts:
+        check_same_weights(part)
     if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
         raise ValueError(
             f"Model '{model.name}' was trained, but its weights have not begun to snap to "

@@ -10,7 +10,12 @@ import keras
 
 from tfmot_sws.backend.compiling import compiled_step
 from tfmot_sws.models.own_steps import has_own
-from tfmot_sws.models.wrapped import Wrapped, check_saved_as, check_unchanged
+from tfmot_sws.models.wrapped import (
+    Wrapped,
+    check_same_weights,
+    check_saved_as,
+    check_unchanged,
+)
 from tfmot_sws.training.fit_arguments import fit_arguments
 from tfmot_sws.training.inner_scope import InnerScope, LastCalls
 from tfmot_sws.training.replica_losses import ReplicaLosses
@@ -226,9 +231,11 @@ class SoftWeightSharing(Wrapped, keras.Model):
         """As `keras.Model.save`.
 
         Raises:
-            ValueError: the file would be HDF5, from which a wrapper cannot be loaded.
+            ValueError: the file would be HDF5, from which a wrapper cannot be loaded, or
+                weights were added after wrapping.
         """
         check_saved_as(filepath)
+        check_same_weights(self)
         return super().save(filepath, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
