@@ -224,7 +224,7 @@ class Run:
 
 def measure_accuracy(tflite, data):
     """Share of right answers of a file in LiteRT, 0 to 1."""
-    (logits,) = sws.predict_tflite(tflite, data[0])
+    logits = sws.predict_tflite(tflite, data[0])
     return steps.measure_accuracy(logits, data[1])
 
 

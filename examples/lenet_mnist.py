@@ -215,7 +215,7 @@ def main():
     tflite = sws.convert_to_tflite(small, sample=test[0][:8])
     (args.output / "stripped.tflite").write_bytes(tflite)
     sws.save_compressed(small, args.output / "stripped.sws")
-    (logits,) = sws.predict_tflite(tflite, test[0])
+    logits = sws.predict_tflite(tflite, test[0])
     errors["LiteRT"] = (None, float(np.mean(logits.argmax(-1) != test[1])))
 
     report = sws.compression_report(small)

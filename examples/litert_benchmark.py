@@ -205,8 +205,10 @@ def to_table(files, data):
 
 def measure_accuracy(file, data):
     """Share of right answers, 0 to 1."""
-    predict = tflm.predict if tflm.is_tflm(file) else sws.predict_tflite
-    outputs = predict(file, data["x_test"])[0]
+    if tflm.is_tflm(file):
+        (outputs,) = tflm.predict(file, data["x_test"])
+    else:
+        outputs = sws.predict_tflite(file, data["x_test"])
     return float(np.mean(outputs.argmax(-1) == data["y_test"]))
 
 

@@ -112,7 +112,7 @@ def main():
 
     console.print("[bold]4. Exported to LiteRT, and run there")
     tflite = sws.convert_to_tflite(small, sample=x_test[:8])
-    logits = sws.predict_tflite(tflite, x_test)[0]
+    logits = sws.predict_tflite(tflite, x_test)
     accuracy["LiteRT"] = float(np.mean(logits.argmax(-1) == y_test))
 
     console.print(_summary(accuracy, dense_tflite, tflite, report, seconds))

@@ -112,7 +112,7 @@ def quantize_aware(model, data, epochs, preserve_sparsity):
 
 def to_row(name, tflite, test):
     """Everything about a .tflite file, by running and by reading it."""
-    (logits,) = sws.predict_tflite(tflite, test[0])
+    logits = sws.predict_tflite(tflite, test[0])
     accuracy = steps.measure_accuracy(logits, test[1])
     return name, accuracy, *steps.count(tflite), tflite
 

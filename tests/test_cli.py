@@ -90,7 +90,7 @@ def test_export_and_its_report(compressed, capsys):
     assert main(["export", str(compressed), "--format", "float32", str(target)]) == 0
     model = sws.load_compressed(compressed)
     x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 12)
-    (outputs,) = sws.predict_tflite(target.read_bytes(), x)
+    outputs = sws.predict_tflite(target.read_bytes(), x)
     np.testing.assert_allclose(outputs, model(x), rtol=1e-4, atol=1e-5)
     capsys.readouterr()
     assert main(["report", str(target), "--json"]) == 0
@@ -214,7 +214,7 @@ def test_files_of_tf_keras(name, tmp_path, rng):
     assert main(["export", str(tmp_path / name), str(target), *options]) == 0
     x = rng.standard_normal((3, 12)).astype("float32")
     np.testing.assert_allclose(
-        sws.predict_tflite(target.read_bytes(), x)[0], x @ kernel, rtol=1e-4, atol=1e-5
+        sws.predict_tflite(target.read_bytes(), x), x @ kernel, rtol=1e-4, atol=1e-5
     )
     assert main(["compress", str(tmp_path / name), str(tmp_path / "model.sws")]) == 0
     loaded = sws.load_compressed(tmp_path / "model.sws")

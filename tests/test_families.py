@@ -6,6 +6,7 @@ import pytest
 from families import FAMILIES, GENTLE, RANDOM_NETWORKS, Subclassed
 
 import tfmot_sws as sws
+from tfmot_sws.litert.interpreter import run_tflite
 
 pytestmark = RANDOM_NETWORKS
 
@@ -94,7 +95,7 @@ def test_litert_agrees(trained):
     plain = sws.strip_soft_weight_sharing(shared)
     tflite = sws.convert_to_tflite(plain, sample=inputs)
     expected = _outputs(plain, inputs)
-    for actual, e in zip(sws.predict_tflite(tflite, inputs), expected, strict=True):
+    for actual, e in zip(run_tflite(tflite, inputs), expected, strict=True):
         np.testing.assert_allclose(actual, e, rtol=1e-4, atol=1e-5)
 
 

@@ -135,11 +135,11 @@ def test_litert_computes_with_integers_of_any_width_and_axis(layers_of_all_kinds
     }
     exact = store_as_integers(tflite, lambda *_: None)
     assert (
-        sws.predict_tflite(exact, tokens)[0].tobytes()
-        == sws.predict_tflite(tflite, tokens)[0].tobytes()
+        sws.predict_tflite(exact, tokens).tobytes()
+        == sws.predict_tflite(tflite, tokens).tobytes()
     )
-    (outputs,) = sws.predict_tflite(small, tokens)
-    (expected,) = sws.predict_tflite(rounded(tflite, chosen), tokens)
+    outputs = sws.predict_tflite(small, tokens)
+    expected = sws.predict_tflite(rounded(tflite, chosen), tokens)
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 

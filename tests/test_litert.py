@@ -23,7 +23,7 @@ def test_export_is_quiet(capfd):
 def test_prediction_takes_any_number_of_examples(rng):
     model = sequential()
     x = rng.standard_normal((7, 10)).astype("float32")
-    (outputs,) = sws.predict_tflite(sws.convert_to_tflite(model), x, batch_size=3)
+    outputs = sws.predict_tflite(sws.convert_to_tflite(model), x, batch_size=3)
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
@@ -32,7 +32,7 @@ def test_recurrent_model_gets_a_batch_of_one(rng):
     model = family.build()
     tflite = sws.convert_to_tflite(model)
     x = family.make_inputs(rng)
-    (outputs,) = sws.predict_tflite(tflite, x)
+    outputs = sws.predict_tflite(tflite, x)
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_mixed_precision_is_rebuilt_in_float32(policy, name, rng):
     finally:
         keras.config.set_dtype_policy("float32")
     x = family.make_inputs(rng)
-    (outputs,) = sws.predict_tflite(tflite, x)
+    outputs = sws.predict_tflite(tflite, x)
     assert outputs.dtype == np.float32
     np.testing.assert_allclose(outputs, model(x, training=False), rtol=0.05, atol=0.05)
 
@@ -248,5 +248,34 @@ def test_bad_arguments(make, error, message):
 
 def test_several_inputs_need_names():
     tflite = sws.convert_to_tflite(FAMILIES["multi_io"].build())
-    with pytest.raises(ValueError, match="pass a dict with keys"):
+    with pytest.raises(ValueError, match=r"pass a dict with keys \['image', .*received list"):
         sws.predict_tflite(tflite, [np.zeros((1, 8, 8, 3)), np.zeros((1, 10))])
+
+
+@pytest.mark.parametrize("names", [("z", "a"), (None, None)])
+def test_lists_of_inputs_reach_the_check_in_the_order_of_the_model(names, rng):
+    """Both are of one shape, so that nothing but the order tells them apart."""
+    first, second = (keras.Input((3,), name=name) for name in names)
+    model = keras.Model([second, first], keras.layers.Dense(2)(second - 2.0 * first))
+    x = [rng.standard_normal((5, 3)).astype("float32") for _ in range(2)]
+    tflite = sws.convert_to_tflite(model, sample=x)
+    assert sws.verify_tflite(tflite, model, x).difference < 1e-5
+    named = {tensor.name: array for tensor, array in zip(model.inputs, x, strict=True)}
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(
+        sws.predict_tflite(tflite, named), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_prediction_has_the_form_of_keras(rng):
+    x = rng.standard_normal((5, 10)).astype("float32")
+    inputs = keras.Input((10,))
+    first, second = keras.layers.Dense(3)(inputs), keras.layers.Dense(2)(inputs)
+    for outputs in (first, [first, second]):
+        model = keras.Model(inputs, outputs)
+        found = sws.predict_tflite(sws.convert_to_tflite(model), [x])
+        expected = model.predict(x, verbose=0)
+        assert type(found) is type(expected)
+        keras.tree.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
+        )

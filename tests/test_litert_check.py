@@ -106,10 +106,8 @@ def test_bytes_are_inputs_for_floats(rng):
     assert tflite == sws.convert_to_tflite(
         model, "int8", representative_data=pixels.astype("float32")
     )
-    (outputs,) = sws.predict_tflite(tflite, pixels)
-    np.testing.assert_array_equal(
-        outputs, sws.predict_tflite(tflite, pixels.astype("float32"))[0]
-    )
+    outputs = sws.predict_tflite(tflite, pixels)
+    np.testing.assert_array_equal(outputs, sws.predict_tflite(tflite, pixels.astype("float32")))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
 from tfmot_sws.litert.file import stored_tensors
+from tfmot_sws.litert.interpreter import run_tflite
 from tfmot_sws.models.batch_norm import foldable
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "lenet_mnist.py"
@@ -80,9 +81,7 @@ def test_int8_codebook_equals_the_float_file(clustered):
     exact = sws.convert_to_tflite(sws.place_on_int8_grid(model))
     small = sws.convert_to_tflite(model, "int8_codebook", sample=inputs)
     folds = hasattr(model, "inputs") and foldable(model)
-    for a, b in zip(
-        sws.predict_tflite(small, inputs), sws.predict_tflite(exact, inputs), strict=True
-    ):
+    for a, b in zip(run_tflite(small, inputs), run_tflite(exact, inputs), strict=True):
         # Folding a BatchNorm rounds; all else is equal bit for bit.
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() if folds else 0)
     kernels = large(stored_tensors(small))

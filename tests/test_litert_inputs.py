@@ -21,7 +21,7 @@ def test_dict_inputs_need_no_alphabetical_order(rng):
         name: rng.standard_normal((5, n)).astype("float32") for name, n in (("z", 3), ("a", 2))
     }
     tflite = sws.convert_to_tflite(model)
-    (outputs,) = sws.predict_tflite(tflite, x)
+    outputs = sws.predict_tflite(tflite, x)
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_subclassed_models_take_the_integers_of_the_sample(rng):
     with pytest.raises(ValueError, match=r"Tokens\) is subclassed .* Pass sample="):
         sws.convert_to_tflite(model)
     tflite = sws.convert_to_tflite(model, sample=tokens)
-    (outputs,) = sws.predict_tflite(tflite, tokens.astype("int32"))
+    outputs = sws.predict_tflite(tflite, tokens.astype("int32"))
     np.testing.assert_allclose(outputs, ops.convert_to_numpy(model(tokens)), rtol=1e-5)
 
 

@@ -119,7 +119,7 @@ def test_clusters_behind_batch_norm_are_stored_as_integers(rng):
     with pytest.warns(UserWarning, match="'int8_codebook' keep the clusters"):
         exact = sws.convert_to_tflite(sws.place_on_int8_grid(model), sample=x)
     np.testing.assert_allclose(
-        sws.predict_tflite(tflite, x)[0], sws.predict_tflite(exact, x)[0], rtol=1e-5, atol=1e-5
+        sws.predict_tflite(tflite, x), sws.predict_tflite(exact, x), rtol=1e-5, atol=1e-5
     )
 
 

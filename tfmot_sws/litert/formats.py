@@ -23,7 +23,7 @@ from tfmot_sws.litert.file import has_loop, parse, stored_tensors
 from tfmot_sws.litert.int8_grid import place_on_int8_grid
 from tfmot_sws.litert.integer_weights import INT8, Storage, smallest_storage, store_as_integers
 from tfmot_sws.litert.integers import Integers, find_integers
-from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
+from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
 from tfmot_sws.litert.verification import greatest_difference
 from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
@@ -194,7 +194,7 @@ def _check_equal(small: bytes, exact: bytes, job: Job) -> None:
     """Raises unless a file of integers computes what its float32 file computes."""
     inputs = make_up_inputs(exact, job.model) if job.sample is None else job.sample
     named = by_input_name(inputs, job.model)
-    difference = greatest_difference(predict_tflite(small, named), predict_tflite(exact, named))
+    difference = greatest_difference(run_tflite(small, named), run_tflite(exact, named))
     if not difference <= _SAME:
         raise ExportError(
             f"Outputs of the file of integers of '{job.model.name}' differ by {difference:.1e} "

@@ -20,22 +20,37 @@ from tfmot_sws.models.examples import check_examples
 _SIZES = (64, 256, 8, 1)
 
 
-def predict_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
+def predict_tflite(
+    tflite: bytes, inputs: Any, batch_size: int = 256
+) -> NDArray | list[NDArray]:
     """Runs a .tflite file in the LiteRT interpreter, with its default settings.
 
     Args:
         tflite: the bytes of a .tflite file.
-        inputs: an array; for a file with several inputs a dict of arrays by the names of
-            the inputs. Examples lie along the first axis.
+        inputs: an array, alone or in a list; for a file with several inputs a dict of arrays
+            by the names of the inputs, because a file does not keep their order. Examples lie
+            along the first axis.
         batch_size: examples a call, >= 1; a file with a fixed batch uses its own.
 
     Returns:
-        A list, also of a single output, in the order of the Keras model's flattened
-        outputs.
+        As `model.predict`: an array, or for several outputs a list of arrays, in the order of
+        the Keras model's flattened outputs.
 
     Raises:
         ValueError: the inputs do not fit those of the file.
+
+    Example:
+        >>> from tfmot_sws.litert.export import convert_to_tflite
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> predict_tflite(convert_to_tflite(model), np.zeros((2, 4))).shape
+        (2, 3)
     """
+    outputs = run_tflite(tflite, inputs, batch_size)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def run_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
+    """As `predict_tflite`, but gives a list of a single output, too."""
     check_integer("batch_size", batch_size, 1)
     check_examples("inputs", inputs)
     interpreter, runner, names, batch = _open(tflite)
@@ -136,7 +151,10 @@ def arrays_by_name(inputs: Any, names: list[str]) -> dict[str, NDArray]:
     if len(leaves) != len(names):
         raise ValueError(f"The file has inputs {names}; received {len(leaves)} arrays.")
     if len(names) > 1:
-        raise ValueError(f"Several inputs are fed by name: pass a dict with keys {names}.")
+        raise ValueError(
+            "A .tflite file keeps the names of its inputs, and not their order: pass a dict "
+            f"with keys {names}; received {type(inputs).__name__}."
+        )
     return {names[0]: leaves[0]}
 
 

@@ -16,7 +16,7 @@ from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
-from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, predict_tflite
+from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import check_model
 
@@ -84,7 +84,7 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
         check_examples("data", data, model)
     tensors = stored_tensors(tflite)
     predict: Callable[[bytes, Any], list[NDArray]]
-    predict = tflm.predict if tflm.is_tflm(tflite) else predict_tflite
+    predict = tflm.predict if tflm.is_tflm(tflite) else run_tflite
     inputs = make_up_inputs(tflite, model) if data is None else data
     expected = predict_keras(model, inputs)
     _check_finite(expected, model.name, made_up=data is None)
