@@ -237,7 +237,7 @@ def test_unconvertible_model_says_why():
         (
             lambda: (sws.apply_soft_weight_sharing(sequential()), "float32"),
             TypeError,
-            "expects a stripped model",
+            "A stripped model is expected",
         ),
     ],
 )

@@ -133,14 +133,3 @@ def test_stateful_layers_are_no_part_of_a_compressed_file(tmp_path):
     model.set_weights([0 * w for w in before])
     sws.load_compressed(tmp_path / "model.sws", model=model)
     np.testing.assert_array_equal(model.get_weights()[0], before[0])
-
-
-@pytest.mark.parametrize("library", [keras, tf_keras])
-def test_a_wrapped_model_within_another_is_named(library):
-    model = library.Sequential([library.Input((4,)), library.layers.Dense(3)], name="inside")
-    shared = sws.apply_soft_weight_sharing(model)
-    outer = library.Sequential([library.Input((4,)), shared, library.layers.Dense(2)])
-    with pytest.raises(TypeError, match="holds the wrapped model 'soft_weight_sharing_inside'"):
-        sws.strip_soft_weight_sharing(outer)
-    with pytest.raises(TypeError, match="expects a stripped model"):
-        sws.convert_to_tflite(outer)

@@ -90,7 +90,7 @@ def test_codebooks_decode_to_the_weights_also_after_reload(shared, tmp_path):
 
 
 def test_codebooks_of_a_wrapped_model_are_turned_down(shared):
-    with pytest.raises(TypeError, match="reads a stripped model"):
+    with pytest.raises(TypeError, match="A stripped model is expected"):
         sws.get_codebooks(shared)
 
 

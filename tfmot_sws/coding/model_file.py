@@ -40,7 +40,7 @@ from tfmot_sws.coding.tensors import DecodedTensor, EncodedTensors, TensorReader
 from tfmot_sws.coding.text import decode_text, encode_text
 from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import finalize
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_plain
 from tfmot_sws.whole_file import PathOrFile, check_writable, name_of, read_beginning_with
 
 
@@ -227,11 +227,7 @@ def check_stripped(model: Any) -> None:
         ValueError: it is not built.
     """
     check_model(model)
-    if wrapped_parts(model):
-        raise TypeError(
-            f"Expected a stripped model; received a wrapped one, '{model.name}'. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
+    check_plain(model)
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights. Call it once on a "

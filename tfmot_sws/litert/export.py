@@ -18,7 +18,7 @@ from tfmot_sws.models.batch_norm import warn_of_lost_clusters
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import check_model
 from tfmot_sws.models.rebuild import computes_in_float32, copy_float32
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_plain
 from tfmot_sws.whole_file import PathOrFile, check_writable, write_whole
 
 __all__ = [
@@ -81,7 +81,7 @@ def convert_to_tflite(
         The bytes of a .tflite file.
 
     Raises:
-        TypeError: the model is still wrapped.
+        TypeError: the model, or one that it holds, is still wrapped.
         ValueError: an unknown `weights`, "int8" without `representative_data`, a
             `tolerance` that is not above 0, or inputs that the model does not take.
         ExportError: conversion failed, or outputs of LiteRT and Keras differ by more than
@@ -196,11 +196,7 @@ def _refusal(model: keras.Model, weights: str, verification: Verification, limit
 
 def _check(model: keras.Model, weights: str, tolerance: float | None) -> None:
     check_model(model)
-    if wrapped_parts(model):
-        raise TypeError(
-            "convert_to_tflite expects a stripped model; received a wrapped one. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
+    check_plain(model)
     check_choice("weights", weights, FORMATS)
     if tolerance is not None:
         check_numbers(tolerance=tolerance)

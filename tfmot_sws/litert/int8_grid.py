@@ -12,6 +12,7 @@ from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE
 from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import copy_float32
 from tfmot_sws.models.selection import is_kernel
+from tfmot_sws.models.wrapped import check_plain
 
 _STEPS = 127
 # A step of 16 significant bits times an integer of 7 bits fits the 24 bits of float32, so
@@ -44,6 +45,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         zero.
 
     Raises:
+        TypeError: the model, or one that it holds, is still wrapped.
         ValueError: the model cannot be rebuilt from its configuration.
 
     Example:
@@ -55,6 +57,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         True
     """
     check_model(model)
+    check_plain(model)
     placed = copy_float32(model)
     for variable in view_of(placed).variables:
         if is_kernel(variable):

@@ -16,6 +16,7 @@ from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
 from tfmot_sws.models.libraries import check_model, library_of, view_of
 from tfmot_sws.models.rebuild import clone_with
+from tfmot_sws.models.wrapped import check_plain
 
 # By the class's name, how the factor of each output channel is shaped to multiply the layer's
 # last kernel.
@@ -60,6 +61,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         received a BatchNorm have a bias.
 
     Raises:
+        TypeError: the model, or one that it holds, is under soft weight-sharing.
         ValueError: the model is subclassed, so that nothing tells what its layers feed,
             or it cannot be rebuilt from its configuration.
 
@@ -70,6 +72,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         ['Dense']
     """
     check_model(model)
+    check_plain(model)
     if not is_graph(model):
         raise ValueError(
             f"fold_batch_norm needs a Functional or Sequential model; received "

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE, entropy_bits
 from tfmot_sws.models.libraries import check_model, native, view_of
 from tfmot_sws.models.paths import paths_of
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +118,7 @@ def get_codebooks(model: keras.Model) -> dict[str, ClusteredTensor]:
         TypeError: `model` is still wrapped.
     """
     check_model(model)
-    if wrapped_parts(model):
-        raise TypeError(
-            "get_codebooks reads a stripped model; received a wrapped one. Call "
-            "strip_soft_weight_sharing(model) first."
-        )
+    check_plain(model)
     paths = paths_of(model)
     arrays = {paths[id(native(v))]: ops.convert_to_numpy(v) for v in view_of(model).weights}
     return {

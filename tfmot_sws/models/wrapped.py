@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tfmot_sws.models.libraries import view_of, walk
+from tfmot_sws.models.libraries import library_of, view_of, walk
 
 NOT_TRAINABLE: Final = "not trainable"
+_STRIP_INNER: Final = (
+    "Pass that one to strip_soft_weight_sharing, and build the outer model around the plain "
+    "one that it gives, where it is needed."
+)
 
 
 class Wrapped:
@@ -60,6 +64,35 @@ def wrapped_parts(model: Any) -> list[Any]:
     if is_wrapped(model):
         return [model]
     return [part for part in walk(model) if is_wrapped(part) and part.groups]
+
+
+def check_plain(model: Any) -> None:
+    """Raises `TypeError` if a model, or one that it holds, is under soft weight-sharing."""
+    if not wrapped_parts(model):
+        return
+    check_not_around(model)
+    raise TypeError(
+        f"A stripped model is expected; '{model.name}' is under soft weight-sharing. Call "
+        "strip_soft_weight_sharing(model) first."
+    )
+
+
+def check_not_around(model: Any, advice: str = _STRIP_INNER) -> None:
+    """Raises `TypeError` for a model that is not wrapped itself, but holds a wrapped model.
+
+    Such are the outer models of distillation. Of tf_keras single layers may be wrapped.
+
+    Args:
+        model: any model.
+        advice: what to do, a sentence.
+    """
+    whole = (part for part in wrapped_parts(model) if isinstance(part, library_of(part).model))
+    inner = next(whole, model)
+    if inner is not model:
+        raise TypeError(
+            f"Model '{model.name}' is not wrapped itself, but holds the wrapped model "
+            f"'{inner.name}'. {advice}"
+        )
 
 
 def check_unchanged(model: Wrapped) -> None:

@@ -177,11 +177,23 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
-        # Only whole models have a target.
-        self._control = SizeControl(self.model) if self._sharings[0].target else None
+        self._control = self._control_of_size()
         self._stretch = getattr(self.model, "steps_per_execution", 1)
         if not getattr(self.model, "batches", None):
             self._check_sensitivities()
+
+    def _control_of_size(self) -> SizeControl | None:
+        """Of the model that is to become a file of a stated size, if there is one."""
+        # Only whole models have a target.
+        parts = [part for part in wrapped_parts(self.model) if part.sharing.target]
+        if len(parts) > 1:
+            names = ", ".join(f"'{part.name}'" for part in parts)
+            raise ValueError(
+                f"In one fit the size of one wrapped model can be stated; '{self.model.name}' "
+                f"holds {names}. State complexity_weight= for all but one, or fit them one "
+                "after the other."
+            )
+        return SizeControl(parts[0]) if parts else None
 
     def _check_sensitivities(self) -> None:
         """Warns where widths will follow from nothing but the scale of the weights."""
@@ -191,10 +203,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             return
         warnings.warn(
             "How sensitive the error is to each tensor cannot be measured during this fit: "
-            "it is that of a model around single wrapped layers, or its data is of an "
-            "unknown kind. All tensors then get the widest assignment, which may cost "
-            "accuracy. Call tfmot_sws.measure_sensitivity(model, x, y) on a few batches "
-            "before fit.",
+            "it is that of a model around a wrapped one or around single wrapped layers, or "
+            "its data is of an unknown kind. All tensors then get the widest assignment, which "
+            "may cost accuracy. Call tfmot_sws.measure_sensitivity(model, x, y) on a few "
+            "batches before fit.",
             stacklevel=2,
         )
 

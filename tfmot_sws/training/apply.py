@@ -20,7 +20,7 @@ from tfmot_sws.models.selection import (
     choose_weights,
     group_by_scope,
 )
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.models.wrapped import check_plain, is_wrapped
 from tfmot_sws.prior.hyperpriors import BetaHyperprior
 from tfmot_sws.prior.options import PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
@@ -203,7 +203,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         the wrapped layer, for a list a list.
 
     Raises:
-        TypeError: `model` is neither a Keras 3 nor a tf_keras model.
+        TypeError: `model` is neither a Keras 3 nor a tf_keras model, or holds a wrapped one.
         RuntimeError: it is of tf_keras, and Keras does not run on TensorFlow.
         ValueError: it is not built, already wrapped, holds NaN or infinite weights, has
             nothing to share or a `train_step` of its own, cannot be rebuilt from its
@@ -268,12 +268,18 @@ def _wrap(model: Any, settings: SharingSettings) -> SoftWeightSharing:
 
 
 def check_wrappable(model: Any) -> None:
-    """Raises `ValueError` for a model that could be trained or stripped only wrongly."""
+    """Raises an error for a model that could be trained or stripped only wrongly.
+
+    Raises:
+        TypeError: it holds wrapped layers or a wrapped model.
+        ValueError: it is wrapped or not built, or has steps of its own.
+    """
     if is_wrapped(model):
         raise ValueError(
             f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
             "it with strip_soft_weight_sharing before wrapping again."
         )
+    check_plain(model)
     if not model.built or not model.weights:
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights yet. Call it once on "

@@ -32,8 +32,7 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
             "stripping changes what the network computes. Train to the end of the epochs "
             "that fit was given, or with a snap schedule that ends at 1."
         )
-    if part_off := _off_target(parts[0].sharing):
-        problems.append(part_off)
+    problems += filter(None, (_off_target(part.sharing) for part in parts))
     lost = max(to_float(part.sharing.lost_share) for part in parts)
     if lost > _CONSTANT:
         problems.append(

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfmot_sws.coding.model_file import save_compressed
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_not_around, wrapped_parts
 from tfmot_sws.training.anneal import RunsInTfKeras
 from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.strip import strip_soft_weight_sharing
@@ -79,6 +79,7 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
                 "ParetoFront works on a model wrapped by apply_soft_weight_sharing; received "
                 f"{type(self.model).__name__}."
             )
+        check_not_around(self.model, "Leave ParetoFront out, or call fit of that one.")
         self.folder.mkdir(parents=True, exist_ok=True)
         index = self.folder / _INDEX
         if index.exists():

@@ -19,7 +19,7 @@ from tfmot_sws.backend.compiling import traced
 from tfmot_sws.backend.gradients import value_and_gradients
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import library_of
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_not_around, wrapped_parts
 
 Tensor = Any
 
@@ -58,6 +58,7 @@ def measure_sensitivity(model: Any, x: Any, y: Any = None, sample_weight: Any = 
             "measure_sensitivity expects a model wrapped by apply_soft_weight_sharing; "
             f"received {type(model).__name__}."
         )
+    check_not_around(model, "Pass that one, compiled with its loss.")
     # Only models of Keras 3 say `compiled`, and only those of tf_keras have no loss before.
     if not (model.compiled if hasattr(model, "compiled") else model.compiled_loss):
         raise ValueError(

@@ -21,7 +21,13 @@ from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.normalization import batch_norms
 from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.selection import WeightChoice
-from tfmot_sws.models.wrapped import Wrapped, check_same_weights, is_wrapped, wrapped_parts
+from tfmot_sws.models.wrapped import (
+    Wrapped,
+    check_not_around,
+    check_same_weights,
+    is_wrapped,
+    wrapped_parts,
+)
 from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.unshared import Unshared
 
@@ -50,7 +56,8 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
         shared the rounded ones of training. Negative zeros of any tensor are 0.0.
 
     Raises:
-        TypeError: `model` is not wrapped (also when it was stripped already).
+        TypeError: `model` is not wrapped (also when it was stripped already), or only a model
+            that it holds.
         ValueError: it has not been trained since it was wrapped, its snap is still 0, or
             weights were added after wrapping.
     """
@@ -61,16 +68,17 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             f"apply_soft_weight_sharing; received {type(model).__name__}. A model that "
             "was stripped already is plain, and needs no second strip."
         )
-    _check_outermost(model, parts)
+    check_not_around(model)
     for part in parts:
         check_same_weights(part)
     if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
         raise ValueError(
             f"Model '{model.name}' was trained, but its weights have not begun to snap to "
-            "their clusters: either the schedule of the snap stays at 0, or the training had "
-            "too few calls of its step, between which the callback sets it. Train for more "
-            "epochs, compile with steps_per_execution=1, or, for data of unknown length, pass "
-            "steps_per_epoch= to fit."
+            "their clusters. Either no AnnealAndMerge was among its callbacks, or the training "
+            "had too few calls of its step, between which the callback sets the snap: train "
+            "for more epochs, compile with steps_per_execution=1, or, for data of unknown "
+            "length, pass steps_per_epoch= to fit. In a loop of fits pass the same "
+            "AnnealAndMerge(epochs=the epochs of all) to each."
         )
     if not all(to_float(part.snap) > 0 for part in parts):
         raise ValueError(
@@ -93,21 +101,6 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
     if not keep_statistics:
         freeze_short_norms(plain, unshared)
     return plain
-
-
-def _check_outermost(model: Wrapped, parts: list[Wrapped]) -> None:
-    """Of tf_keras single layers may be wrapped; models only by themselves."""
-    inner = [part for part in parts if part is not model and _is_model(part)]
-    if inner:
-        raise TypeError(
-            f"Model '{model.name}' is not wrapped itself, but holds the wrapped model "
-            f"'{inner[0].name}'. Strip that one and build the outer model around the plain "
-            "one, or wrap the outer model in its place."
-        )
-
-
-def _is_model(part: Wrapped) -> bool:
-    return isinstance(part, library_of(part).model)
 
 
 def stripped_values(wrapper: Wrapped, *, keep_statistics: bool = True) -> list[NDArray]:
