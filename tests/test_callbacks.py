@@ -47,7 +47,7 @@ class Recorder(keras.callbacks.Callback):
         self.rows.append([float(model.complexity_weight.value), float(model.snap.value)])
 
 
-@pytest.mark.parametrize("epochs", [2, 5])
+@pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_schedules_follow_the_training_fraction(shared, data, epochs):
     recorder = Recorder()
     callback = sws.AnnealAndMerge(
@@ -133,7 +133,7 @@ def test_a_merged_component_has_the_members_of_both():
     np.testing.assert_array_equal(prior.members.value, [500, 43, 0, 0, 10])
 
 
-@pytest.mark.parametrize(("epochs", "batch_size"), [(40, 64), (8, 16)])
+@pytest.mark.parametrize(("epochs", "batch_size"), [(40, 64), (8, 16), (1, 2)])
 def test_merging_is_tried_once_in_a_twentieth_of_the_training(
     epochs, batch_size, shared, data, monkeypatch
 ):

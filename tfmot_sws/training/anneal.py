@@ -20,6 +20,7 @@ from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.training.course import Course
 from tfmot_sws.training.epoch_memories import EpochMemories
 from tfmot_sws.training.health import find_problems, share_of_lost
 from tfmot_sws.training.kept_state import KeptState
@@ -60,8 +61,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     """Anneals the prior, snaps the weights, merges components, and logs.
 
     Every setting is a function of the training fraction (epoch and batch over all epochs
-    of this `fit`), so 5 and 100 epochs need no other settings, and a training resumed
-    with `initial_epoch` or `BackupAndRestore` goes on where it stopped.
+    of the training), so 5 and 100 epochs need no other settings, and a training resumed
+    with `initial_epoch` or `BackupAndRestore` goes on where it stopped. Where a training is a
+    loop of fits, pass the same `AnnealAndMerge(epochs=...)`, with the epochs of all fits
+    together, to each of them.
 
     Each epoch's logs gain `error_loss`, `complexity_loss`, `num_components` (alive),
     `zeros` (share of the shared weights, 0 to 1), `bits_per_weight` (entropy of the
@@ -86,6 +89,9 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     the end of the last good epoch comes back.
 
     Args:
+        epochs: epochs of the whole training, where it consists of several calls of `fit` that
+            all get this object: each goes on where the last one ended. `None`: each `fit` is
+            a whole training.
         complexity: factor on the wrapper's complexity weight tau. Default: from 0 to 1
             over the first 5 % of the training.
         stddev: factor on the widths that the hyperpriors prefer. Default: 1.
@@ -105,7 +111,20 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             BatchNorm's statistics have settled. Default: 0.7.
 
     Raises:
-        ValueError: when the threshold or a fraction is out of range.
+        ValueError: when an argument is out of range; by `fit`, when it has too few calls of
+            its step for the weights to begin to snap.
+
+    Example:
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> from tfmot_sws.training.apply import apply_soft_weight_sharing
+        >>> shared = apply_soft_weight_sharing(dense, num_components=3)
+        >>> shared.compile("sgd", "mse")
+        >>> x, callback = np.ones((8, 4)), AnnealAndMerge(epochs=2)
+        >>> for _ in range(2):
+        ...     logs = shared.fit(x, x[:, :3], verbose=0, callbacks=[callback]).history
+        ...     print(logs["snap"])
+        [0.0]
+        [1.0]
 
     References:
         Ullrich et al. 2017, sections 3.2 (merging) and 5.
@@ -114,6 +133,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     def __init__(
         self,
         *,
+        epochs: int | None = None,
         complexity: Schedule | None = None,
         stddev: Schedule | None = None,
         assignment: Schedule | None = None,
@@ -123,6 +143,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         rule_end: float = 0.7,
     ) -> None:
         super().__init__()
+        self._course = Course(epochs)
         check_numbers(
             merge_threshold=merge_threshold, merge_start=merge_start, rule_end=rule_end
         )
@@ -172,6 +193,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             )
         self._kept.clear()
         self._is_lost, self._measured, self._merged = False, 0, -1
+        self._course.begin(self.params.get("epochs"))
         for sharing in self._sharings:
             sharing.is_renewed = True
         for schedule in self._schedules():
@@ -179,6 +201,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
                 schedule.num_steps = self._num_steps()
         self._control = self._control_of_size()
         self._stretch = getattr(self.model, "steps_per_execution", 1)
+        self._check_calls()
         if not getattr(self.model, "batches", None):
             self._check_sensitivities()
 
@@ -194,6 +217,22 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
                 "after the other."
             )
         return SizeControl(parts[0]) if parts else None
+
+    def _check_calls(self) -> None:
+        """Raises `ValueError` if the last call of the step comes before the snap begins."""
+        steps = self._steps()
+        last = max(steps - 1, 0) // self._stretch * self._stretch
+        fraction = (self._epochs() - 1 + last / max(steps, 1)) / self._epochs()
+        if self.snap(fraction) > 0 or self.snap(1.0) <= 0:
+            return
+        raise ValueError(
+            "No weight would snap to its cluster in this training. AnnealAndMerge sets the "
+            f"snap between two calls of the training step, and the last one begins at "
+            f"{fraction:.0%} of the training, where the snap is still 0. Train for more epochs "
+            "or steps; compile with a smaller steps_per_execution; for data of unknown length "
+            "pass steps_per_epoch= to fit; in a loop of fits pass the same "
+            "AnnealAndMerge(epochs=the epochs of all) to each."
+        )
 
     def _check_sensitivities(self) -> None:
         """Warns where widths will follow from nothing but the scale of the weights."""
@@ -212,7 +251,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules for the first batch."""
-        self._epoch = epoch
+        if self._kept.is_empty:
+            self._course.place(epoch)
+            self._warn_of_loop(epoch)
+        self._epoch = self._course.number(epoch)
         if self._kept.is_empty:
             self._kept.take(self.model)
             self._memories.take()
@@ -230,6 +272,17 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         for sharing in self._sharings:
             sharing.complexity_sum.assign(0.0)
         self._first_steps = [to_float(sharing.steps) for sharing in self._sharings]
+
+    def _warn_of_loop(self, first: int) -> None:
+        ended = max(sharing.ended for sharing in self._sharings)
+        if self._course.is_started_over(first, ended):
+            warnings.warn(
+                f"This fit starts at {self._course.number(first) / self._epochs():.0%} of a "
+                f"training, and the one before ended at {ended:.0%}: each starts the snap and "
+                "the merging over. In a loop of fits pass the same AnnealAndMerge(epochs=the "
+                "epochs of all) to each.",
+                stacklevel=2,
+            )
 
     def accompany(self, callbacks: Iterable[Any]) -> None:
         """Tells which other callbacks run in the same `fit`; the wrapper's `fit` does."""
@@ -337,6 +390,9 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         logs = logs if logs is not None else {}
         if np.isfinite(logs.get("loss", 0.0)) and self._take_if_finite():
             logs.update(self._measure(logs))
+            self._course.done = self._epoch + 1
+            for sharing in self._sharings:
+                sharing.ended = self._course.fraction_done
         else:
             self._stop_and_restore(epoch)
 
@@ -355,7 +411,9 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         if not self._is_lost:
             if self._control:
                 self._control.close()
-            self._judge()
+            # In a loop of fits the last one tells.
+            if self._course.total is None or self._course.fraction_done == 1.0:
+                self._judge()
         self._control = None
 
     def _stop_and_restore(self, epoch: int) -> None:
@@ -375,7 +433,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         return (self._epoch + within) / self._epochs()
 
     def _epochs(self) -> int:
-        return max(self.params.get("epochs") or 1, 1)
+        return self._course.epochs
 
     def _steps(self) -> int:
         """Steps an epoch; 0 when nobody knows."""
@@ -438,7 +496,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _patience(self) -> float:
         """Narrows widths where there are few steps to repair what they cost."""
-        steps = self._steps() * (self.params.get("epochs") or 1)
+        steps = self._steps() * self._epochs()
         return min(1.0, math.sqrt(steps / _ENOUGH_STEPS)) if steps else 1.0
 
     def _measure(self, logs: dict[str, Any]) -> dict[str, float]:

@@ -30,7 +30,8 @@ def find_problems(model: Any, parts: Sequence[Any]) -> list[str]:
         problems.append(
             f"The weights are only {snap:.0%} of the way to their clusters (snap), so "
             "stripping changes what the network computes. Train to the end of the epochs "
-            "that fit was given, or with a snap schedule that ends at 1."
+            "that fit or AnnealAndMerge(epochs=) was given, or with a snap schedule that ends "
+            "at 1."
         )
     problems += filter(None, (_off_target(part.sharing) for part in parts))
     lost = max(to_float(part.sharing.lost_share) for part in parts)
