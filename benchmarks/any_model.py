@@ -3,10 +3,14 @@
     python -m benchmarks.any_model                       # all of them
     python -m benchmarks.any_model --nets unet tied-gpt  # some
 
+What is done is stored after each model; `--resume` goes on with that, and tries those again
+that ended in an error.
+
 Not how well they are compressed is measured, on random data, but whether each step works and
 changes nothing: differences are max |a - b| / max(1, max |b|) over the outputs.
 """
 
+import json
 import time
 import warnings
 
@@ -202,18 +206,8 @@ def own_loss():
     return model
 
 
+# The small ones first.
 NETS = {
-    "MobileNet": application(apps.MobileNet, 32, alpha=0.25),
-    "MobileNetV2": application(apps.MobileNetV2, 32, alpha=0.35),
-    "MobileNetV3Small": one_scale(apps.MobileNetV3Small, 32),
-    "EfficientNetB0": application(apps.EfficientNetB0, 32),
-    "EfficientNetV2B0": one_scale(apps.EfficientNetV2B0, 32),
-    "NASNetMobile": application(apps.NASNetMobile, 32),
-    "DenseNet121": application(apps.DenseNet121, 32),
-    "ResNet50V2": application(apps.ResNet50V2, 32),
-    "InceptionV3": application(apps.InceptionV3, 75),
-    "Xception": application(apps.Xception, 71),
-    "ConvNeXtTiny": one_scale(apps.ConvNeXtTiny, 32),
     "encoder": encoder,
     "tied-gpt": tied_gpt,
     "unet": unet,
@@ -224,6 +218,17 @@ NETS = {
     "conv-lstm": conv_lstm,
     "two-towers": two_towers,
     "own-loss": own_loss,
+    "MobileNet": application(apps.MobileNet, 32, alpha=0.25),
+    "MobileNetV2": application(apps.MobileNetV2, 32, alpha=0.35),
+    "MobileNetV3Small": one_scale(apps.MobileNetV3Small, 32),
+    "ResNet50V2": application(apps.ResNet50V2, 32),
+    "EfficientNetB0": application(apps.EfficientNetB0, 32),
+    "EfficientNetV2B0": one_scale(apps.EfficientNetV2B0, 32),
+    "Xception": application(apps.Xception, 71),
+    "InceptionV3": application(apps.InceptionV3, 75),
+    "ConvNeXtTiny": one_scale(apps.ConvNeXtTiny, 32),
+    "DenseNet121": application(apps.DenseNet121, 32),
+    "NASNetMobile": application(apps.NASNetMobile, 32),
 }
 
 
@@ -326,19 +331,33 @@ def to_markdown(record):
     return common.join(common.to_header(record), common.to_section("models", table))
 
 
+def start(args):
+    """The record of a run: a new one, or with --resume the stored one without its errors."""
+    path = args.output / "any_model" / f"{args.run}.json"
+    if not (args.resume and path.exists()):
+        return {**common.start_record("any_model", args), "models": []}
+    record = json.loads(path.read_text())
+    return {**record, "models": [found for found in record["models"] if "error" not in found]}
+
+
 def main():
     """Takes the models one after the other; what is done is written after each."""
     parser = common.make_parser(__doc__)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--resume", action="store_true", help="go on with a stored run")
     args = parser.parse_args()
     args.run = args.run or ("all" if len(args.nets) == len(NETS) else "-".join(args.nets))
-    record = {**common.start_record("any_model", args), "models": []}
+    record = start(args)
+    done = {found["name"] for found in record["models"]}
     folder = args.output / "any_model"
     folder.mkdir(parents=True, exist_ok=True)
     for name in args.nets:
+        if name in done:
+            continue
         record["models"].append(attempt(name, folder))
         print(*to_row(record["models"][-1]), sep=" | ", flush=True)
         keras.backend.clear_session()
+        record["models"].sort(key=lambda found: list(NETS).index(found["name"]))
         common.write("any_model", args, record, to_markdown(record))
     for name in ("model.sws", "model.tflite"):
         (folder / name).unlink(missing_ok=True)

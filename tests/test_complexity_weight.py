@@ -51,6 +51,6 @@ def test_is_settled_at_the_first_fit(given, expected):
     shared.compile(keras.optimizers.Adam(2e-3), "mse")
     x = np.zeros((80, 10), "float32")
     for _ in range(2):
-        shared.fit(x, x[:, :3], verbose=0, callbacks=[sws.AnnealAndMerge()])
+        shared.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
         assert float(shared.complexity_weight.value) == pytest.approx(expected)
         shared.optimizer.learning_rate = 1e-4

@@ -131,7 +131,7 @@ def test_a_loop_after_an_interrupted_fit_evaluates_at_each_step(rng):
     shared = wrapped(8, complexity_weight=0.1)
     shared.compile("sgd", "mse")
     with pytest.raises(KeyboardInterrupt):
-        shared.fit(x, x[:, :8], verbose=0, callbacks=[sws.AnnealAndMerge(), Killed()])
+        shared.fit(x, x[:, :8], epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge(), Killed()])
     shared.complexity_weight.assign(0.1)
     losses = losses_of_steps(shared, x)
     assert losses[0] > losses[1] > losses[2]
