@@ -28,8 +28,8 @@ def wrap(library=keras, **how):
     return shared
 
 
-def fit(shared, x, callback=None, **how):
-    callbacks = [callback or sws.AnnealAndMerge()]
+def fit(shared, x, callback=None, also=(), **how):
+    callbacks = [callback or sws.AnnealAndMerge(), *also]
     settings = {"batch_size": 8, "shuffle": False, "verbose": 0, **how}
     return shared.fit(x, np.tile(x, 2)[:, :6], callbacks=callbacks, **settings).history
 
@@ -127,6 +127,16 @@ def test_a_training_has_the_number_of_epochs_of_its_fits():
     course.begin(4)
     with pytest.raises(ValueError, match="go on to epoch 14"):
         course.place(0)
+
+
+def test_a_front_has_the_epochs_of_all_fits(x, tmp_path):
+    shared, callback = wrap(), sws.AnnealAndMerge(epochs=EPOCHS)
+    front = sws.ParetoFront(tmp_path, "loss")
+    for _ in range(EPOCHS):
+        fit(shared, x, callback, also=[front])
+    # Of those from 70 % on; the last one is better or as small.
+    assert {record.epoch for record in front.records} == {EPOCHS}
+    assert [path.name for path in tmp_path.glob("*.sws")] == [f"epoch-{EPOCHS:04d}.sws"]
 
 
 # Too few calls of the step.

@@ -8,6 +8,7 @@ from families import RANDOM_NETWORKS
 from keras import ops
 
 import tfmot_sws as sws
+from tfmot_sws import visualization
 
 pytestmark = [
     RANDOM_NETWORKS,
@@ -112,6 +113,7 @@ def test_the_outer_model_is_refused_with_the_name_of_the_inner_one(outer, tmp_pa
         sws.fold_batch_norm,
         sws.place_on_int8_grid,
         sws.apply_soft_weight_sharing,
+        visualization.read_weights,
         lambda model: sws.measure_sensitivity(model, x, x[:, :2]),
         lambda model: model.fit(
             x, x[:, :2], verbose=0, callbacks=[sws.ParetoFront(tmp_path / "front")]

@@ -194,8 +194,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._kept.clear()
         self._is_lost, self._measured, self._merged = False, 0, -1
         self._course.begin(self.params.get("epochs"))
-        for sharing in self._sharings:
-            sharing.is_renewed = True
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
@@ -204,6 +202,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._check_calls()
         if not getattr(self.model, "batches", None):
             self._check_sensitivities()
+        for sharing in self._sharings:
+            sharing.is_renewed = True
 
     def _control_of_size(self) -> SizeControl | None:
         """Of the model that is to become a file of a stated size, if there is one."""
@@ -261,7 +261,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             self._go_on_from(self._step(0))
         is_settled = self._is_settled(self._fraction(0))
         for sharing in self._sharings:
-            sharing.is_settled = is_settled
+            sharing.epoch, sharing.is_settled = self._epoch, is_settled
         if not is_settled:
             self._memories.forget()
         self._apply(self._fraction(0))

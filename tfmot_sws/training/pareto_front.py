@@ -87,8 +87,11 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves the network if no other beats it."""
-        if not all(part.sharing.is_settled for part in wrapped_parts(self.model)):
+        parts = wrapped_parts(self.model)
+        if not all(part.sharing.is_settled for part in parts):
             return
+        # In a loop of fits each counts from 0.
+        number = parts[0].sharing.epoch + 1
         value = (logs or {}).get(self.monitor)
         if value is None:
             raise ValueError(
@@ -99,9 +102,9 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
             # The end of `fit` says what went wrong, once.
             warnings.simplefilter("ignore")
             small = strip_soft_weight_sharing(self.model)
-        path = self.folder / f"epoch-{epoch + 1:04d}.sws"
+        path = self.folder / f"epoch-{number:04d}.sws"
         save_compressed(small, path)
-        found = FrontRecord(epoch + 1, path.stat().st_size, float(value), path.name)
+        found = FrontRecord(number, path.stat().st_size, float(value), path.name)
         self._take_in(found)
 
     def _take_in(self, found: FrontRecord) -> None:

@@ -71,6 +71,7 @@ class WeightSharing(keras.layers.Layer):
             none does, as in a training loop of the user's own, each step evaluates them.
         is_settled: whether this epoch began with the rule fixed and the snap complete.
         is_measured: whether calls of a tf_keras model are to give the error loss alone.
+        epoch: the number of the present epoch in the whole training, from 0; not saved.
         ended: the share of a training, 0 to 1, at which the last epoch ended; not saved.
     """
 
@@ -110,7 +111,7 @@ class WeightSharing(keras.layers.Layer):
         self.lost_share = self._scalar("lost_share")
         self._control = self._state("control", ControlState()) if self.target else None
         self.is_renewed = self.is_measured = self.is_settled = False
-        self.ended = 0.0
+        self.epoch, self.ended = 0, 0.0
         self._programs: dict[str, Any] = {}
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0

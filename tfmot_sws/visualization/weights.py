@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfmot_sws.arguments import check_flags, floats
 from tfmot_sws.models.libraries import check_model, is_tf_keras, view_of
 from tfmot_sws.models.selection import choose_weights
-from tfmot_sws.models.wrapped import is_wrapped
+from tfmot_sws.models.wrapped import check_not_around, is_wrapped
 
 Weights = keras.Model | Mapping[str, ArrayLike] | ArrayLike
 Array = NDArray[np.float32]
@@ -43,6 +43,7 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
     """
     check_model(model)
     check_flags(snapped=snapped)
+    check_not_around(model, "Pass that one.")
     if not is_wrapped(model):
         choices = choose_weights(model, None, None)
         pairs = zip(view_of(model).weights, choices, strict=True)
