@@ -215,7 +215,9 @@ def test_model_without_weights_has_an_empty_report():
 
 
 def test_wrapped_model_is_turned_down(model):
-    with pytest.raises(TypeError, match=r"received a wrapped one.*strip_soft_weight_sharing"):
+    with pytest.raises(
+        TypeError, match=r"A stripped model is expected.*strip_soft_weight_sharing"
+    ):
         compression_report(sws.apply_soft_weight_sharing(model, num_components=3))
 
 
