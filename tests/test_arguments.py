@@ -84,6 +84,7 @@ NUMBERS = {"NaN", "huge"}
 CASES = [
     *((sws.AnnealAndMerge, name, {"function", "class"}) for name in ("snap", "complexity")),
     *((sws.AnnealAndMerge, name, NUMBERS) for name in ("merge_threshold", "rule_end")),
+    (sws.AnnealAndMerge, "epochs", {"huge"}),
     *((sws.BetaHyperprior, name, NUMBERS) for name in ("alpha", "beta")),
     *((sws.GammaHyperprior, name, NUMBERS) for name in ("strength", "stddev")),
     (sws.LearningRates, "means", NUMBERS),
