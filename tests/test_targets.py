@@ -152,7 +152,8 @@ def test_a_layer_has_no_target():
 @pytest.mark.parametrize("target", [{"target_size": "1.1 kB"}, {"target_bits": 1.5}])
 def test_the_file_has_the_size(library, target, data, tmp_path):
     shared = compiled(network(library), library, **target)
-    history = fit(shared, data).history
+    # With half as many steps it came once in a while to four per cent below.
+    history = fit(shared, data, epochs=20).history
     small = sws.strip_soft_weight_sharing(shared)
     sws.save_compressed(small, tmp_path / "small.sws")
     size = (tmp_path / "small.sws").stat().st_size
@@ -218,12 +219,12 @@ def test_a_resumed_training_ends_the_same(data, tmp_path):
         shared = compiled(network(), target_size=1100)
         backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
         callbacks = [sws.AnnealAndMerge(), backup, Stop()]
-        fit(shared, data, callbacks=callbacks, shuffle=False)
+        fit(shared, data, epochs=5, callbacks=callbacks, shuffle=False)
         return shared
 
     stops = []
     whole = run("whole")
-    stops = [2, 8]
+    stops = [1, 4]
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run("killed")
