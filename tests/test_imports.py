@@ -255,4 +255,5 @@ start = time.perf_counter()
 import tfmot_sws
 print(time.perf_counter() - start)
 """
-    assert min(float(run_python(code)) for _ in range(3)) <= 0.3
+    # A busy machine is slow at times, a slow import always.
+    assert any(float(run_python(code)) <= 0.3 for _ in range(6))

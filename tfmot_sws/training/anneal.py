@@ -220,8 +220,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _check_calls(self) -> None:
         """Raises `ValueError` if the last call of the step comes before the snap begins."""
-        steps = self._steps()
-        last = max(steps - 1, 0) // self._stretch * self._stretch
+        # tf_keras gives tensors.
+        steps = int(self._steps())
+        stretch = int(self._stretch)
+        last = max(steps - 1, 0) // stretch * stretch
         fraction = (self._epochs() - 1 + last / max(steps, 1)) / self._epochs()
         if self.snap(fraction) > 0 or self.snap(1.0) <= 0:
             return
