@@ -92,7 +92,7 @@ def with_gradients(value: Any, tensors: list[Any], gradients: list[Any]) -> Any:
         tensors: of any shapes; not read.
         gradients: one for each of the tensors, of its shape.
     """
-    return _replaced(value, tensors, gradients)[0]
+    return _with_given_gradients(value, tensors, gradients)[0]
 
 
 def last_gradient(first: Any, last: Any) -> tuple[Any, Any]:
@@ -127,12 +127,12 @@ def _torch_function() -> Any:
     return Function
 
 
-def _replaced_gradient(upstream: list[Any], *arguments: Any) -> list[Any]:
+def _given_gradients(upstream: list[Any], *arguments: Any) -> list[Any]:
     _, _, gradients = arguments
     return [upstream[0], *(upstream[0] * g for g in gradients), *(None for _ in gradients)]
 
 
-_replaced = custom_gradient(lambda value, *_: [value], _replaced_gradient)
+_with_given_gradients = custom_gradient(lambda value, *_: [value], _given_gradients)
 
 
 def _ordered_gradient(upstream: list[Any], *_: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.course import Course
+from tfmot_sws.training.course import IN_A_LOOP, Course
 from tfmot_sws.training.epoch_memories import EpochMemories
 from tfmot_sws.training.health import find_problems, share_of_lost
 from tfmot_sws.training.kept_state import KeptState
@@ -232,8 +232,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             f"snap between two calls of the training step, and the last one begins at "
             f"{fraction:.0%} of the training, where the snap is still 0. Train for more epochs "
             "or steps; compile with a smaller steps_per_execution; for data of unknown length "
-            "pass steps_per_epoch= to fit; in a loop of fits pass the same "
-            "AnnealAndMerge(epochs=the epochs of all) to each."
+            f"pass steps_per_epoch= to fit. {IN_A_LOOP}"
         )
 
     def _check_sensitivities(self) -> None:
@@ -281,8 +280,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             warnings.warn(
                 f"This fit starts at {self._course.number(first) / self._epochs():.0%} of a "
                 f"training, and the one before ended at {ended:.0%}: each starts the snap and "
-                "the merging over. In a loop of fits pass the same AnnealAndMerge(epochs=the "
-                "epochs of all) to each.",
+                f"the merging over. {IN_A_LOOP}",
                 stacklevel=2,
             )
 

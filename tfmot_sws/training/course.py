@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tfmot_sws.arguments import check_integer
+
+# What to do, for the messages of all that may come of a loop of fits.
+IN_A_LOOP: Final = (
+    "In a loop of fits pass the same AnnealAndMerge(epochs=the epochs of all) to each."
+)
 
 
 class Course:

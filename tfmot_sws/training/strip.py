@@ -28,6 +28,7 @@ from tfmot_sws.models.wrapped import (
     is_wrapped,
     wrapped_parts,
 )
+from tfmot_sws.training.course import IN_A_LOOP
 from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.unshared import Unshared
 
@@ -77,8 +78,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             "their clusters. Either no AnnealAndMerge was among its callbacks, or the training "
             "had too few calls of its step, between which the callback sets the snap: train "
             "for more epochs, compile with steps_per_execution=1, or, for data of unknown "
-            "length, pass steps_per_epoch= to fit. In a loop of fits pass the same "
-            "AnnealAndMerge(epochs=the epochs of all) to each."
+            f"length, pass steps_per_epoch= to fit. {IN_A_LOOP}"
         )
     if not all(to_float(part.snap) > 0 for part in parts):
         raise ValueError(
