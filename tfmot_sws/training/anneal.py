@@ -220,9 +220,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _check_calls(self) -> None:
         """Raises `ValueError` if the last call of the step comes before the snap begins."""
-        # tf_keras gives tensors.
-        steps = int(self._steps())
-        stretch = int(self._stretch)
+        steps, stretch = _whole(self._steps()), _whole(self._stretch)
         last = max(steps - 1, 0) // stretch * stretch
         fraction = (self._epochs() - 1 + last / max(steps, 1)) / self._epochs()
         if self.snap(fraction) > 0 or self.snap(1.0) <= 0:
@@ -540,3 +538,8 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
 def _slot(fraction: float) -> int:
     """Which twentieth of the training a fraction lies in."""
     return math.floor(fraction / _MERGE_EVERY + 1e-9)
+
+
+def _whole(number: Any) -> int:
+    """tf_keras gives tensors and, under `tf.distribute`, variables of several replicas."""
+    return int(number.numpy() if hasattr(number, "numpy") else number)
