@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from tfmot_sws.backend.replicas import one_replica_spared
 from tfmot_sws.models.wrapped import (
     Wrapped,
     check_same_weights,
@@ -153,6 +154,11 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         finally:
             # After an interruption the callback's on_train_end is not called.
             self.sharing.is_renewed = False
+
+    def train_step(self, data: Any) -> Any:
+        """As of `tf_keras.Model`; leaves nothing in memory once the model is gone."""
+        with one_replica_spared(self.optimizer):
+            return super().train_step(data)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `tf_keras.Model.train_on_batch`, with the present weights' complexity loss."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfmot_sws.backend.compiling import compiled_step
+from tfmot_sws.backend.replicas import one_replica_spared
 from tfmot_sws.models.own_steps import has_own
 from tfmot_sws.models.wrapped import (
     Wrapped,
@@ -220,6 +221,11 @@ class SoftWeightSharing(Wrapped, keras.Model):
         finally:
             # After an interruption the callback's on_train_end is not called.
             self.sharing.is_renewed = False
+
+    def train_step(self, *args: Any) -> Any:
+        """As of `keras.Model`; leaves nothing in memory once the model is gone."""
+        with one_replica_spared(self.optimizer):
+            return super().train_step(*args)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, with the complexity loss of the present weights."""
