@@ -3,15 +3,19 @@
     python -m benchmarks.any_model                       # all of them
     python -m benchmarks.any_model --nets unet tied-gpt  # some
 
-What is done is stored after each model; `--resume` goes on with that, and tries those again
-that ended in an error.
+Each has a process of its own. What is done is stored after each; `--resume` goes on with
+that, and tries those again that ended in an error.
 
 Not how well they are compressed is measured, on random data, but whether each step works and
 changes nothing: differences are shares of how far outputs of examples lie from their mean. So
 that they do, BatchNorm begins with the statistics of the data.
 """
 
+import argparse
 import json
+import pathlib
+import subprocess
+import tempfile
 import time
 import warnings
 
@@ -364,21 +368,23 @@ def main():
     parser = common.make_parser(__doc__)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--resume", action="store_true", help="go on with a stored run")
+    parser.add_argument("--cell", choices=NETS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.cell:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(attempt(args.cell, pathlib.Path(folder))))
+        return
     args.run = args.run or ("all" if len(args.nets) == len(NETS) else "-".join(args.nets))
     record = start(args)
     done = {found["name"] for found in record["models"]}
-    folder = args.output / "any_model"
-    folder.mkdir(parents=True, exist_ok=True)
     for name in args.nets:
         if name in done:
             continue
-        record["models"].append(attempt(name, folder))
+        cell = common.run_module("any_model", "--cell", name, stdout=subprocess.PIPE, text=True)
+        record["models"].append(json.loads(cell.stdout.splitlines()[-1]))
         print(*to_row(record["models"][-1]), sep=" | ", flush=True)
-        keras.backend.clear_session()
         record["models"].sort(key=lambda found: list(NETS).index(found["name"]))
         common.write("any_model", args, record, to_markdown(record))
-    (folder / "model.sws").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
