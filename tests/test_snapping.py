@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from mixtures import as_tensors, as_widths, random_mixture
 
-from tfmot_sws.prior import snapping
+from tfmot_sws.prior import assignment
 from tfmot_sws.prior.assignment import assign
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.snapping import Part, snap_to_means
@@ -119,12 +119,12 @@ def test_gradient_of_an_embedding(mixture):
     np.testing.assert_array_equal(tf.convert_to_tensor(gradient()), expected)
 
 
-@pytest.mark.parametrize("group_size", [0, 35, 10_000])
-def test_grouping_changes_nothing(group_size, weights, mixture, monkeypatch):
+@pytest.mark.parametrize("below", [0, 35, 10_000])
+def test_sharing_a_matrix_changes_nothing(below, weights, mixture, monkeypatch):
     """Each by itself, some together, all together."""
     tensors = [tf.constant(w) for w in [*weights, weights[0][:2], weights[1][:3]]]
     expected = gradients_through(tensors, mixture, 0.5, tf.square)
-    monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
+    monkeypatch.setattr(assignment, "SMALL", below)
     moved, found = gradients_through(tensors, mixture, 0.5, tf.square)
     for one, other in zip(moved, expected[0], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -132,12 +132,10 @@ def test_grouping_changes_nothing(group_size, weights, mixture, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("group_size", [0, 35, 10_000])
-def test_mixtures_together_are_as_each_by_itself(
-    group_size, weights, mixture, rng, monkeypatch
-):
+@pytest.mark.parametrize("below", [0, 35, 10_000])
+def test_mixtures_together_are_as_each_by_itself(below, weights, mixture, rng, monkeypatch):
     """In values and in the gradients of all means and weights."""
-    monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
+    monkeypatch.setattr(assignment, "SMALL", below)
     mixtures = mixture, as_tensors(random_mixture(rng, 7))
     lists = [tf.constant(w) for w in weights], [tf.constant(w) for w in weights[::-1]]
     sources = [*lists[0], *lists[1], *(m.means for m in mixtures)]
@@ -161,24 +159,15 @@ def test_mixtures_together_are_as_each_by_itself(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("group_size", [0, 10_000])
-def test_each_tensor_has_a_width_of_its_own(group_size, mixture, monkeypatch):
-    monkeypatch.setattr(snapping, "GROUP_SIZE", group_size)
+@pytest.mark.parametrize("below", [0, 10_000])
+def test_each_tensor_has_a_width_of_its_own(below, mixture, monkeypatch):
+    monkeypatch.setattr(assignment, "SMALL", below)
     weights, widths = tf.linspace(-0.5, 0.5, 1001), (0.01, 0.5)
     part = Part([weights] * 2, mixture, [tf.constant(s) for s in widths])
     ((narrow, wide),) = snap_to_means([part], tf.constant(1.0))
     for moved, width in zip((narrow, wide), widths, strict=True):
         np.testing.assert_array_equal(moved, snapped(1.0, [weights.numpy()], mixture, width)[0])
     assert np.any(narrow.numpy() != wide.numpy())
-
-
-@pytest.mark.parametrize(
-    ("sizes", "groups"),
-    [([], [[]]), ([9], [[0]]), ([1, 2, 3, 1, 9, 1, 1], [[0, 1], [2, 3], [4], [5, 6]])],
-)
-def test_groups_are_of_neighbours_and_not_too_large(sizes, groups, monkeypatch):
-    monkeypatch.setattr(snapping, "GROUP_SIZE", 4)
-    assert [list(group) for group in snapping._groups(sizes)] == groups
 
 
 def test_means_take_their_whole_gradient_over_a_period():
