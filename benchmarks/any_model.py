@@ -244,12 +244,18 @@ NETS = {
 
 
 def make_data(model, generator):
-    """Random inputs as the model takes them, and labels in the shape of its outputs."""
+    """Random inputs as the model takes them, and labels in the shape of its outputs.
+
+    A model with its own preprocessing takes bytes of images.
+    """
+    preprocessing = (layers.Rescaling, layers.Normalization)
 
     def make(tensor):
         shape = (EXAMPLES, *tensor.shape[1:])
         if "int" in tensor.dtype:
             return generator.integers(1, CLASSES, shape).astype(tensor.dtype)
+        if any(isinstance(layer, preprocessing) for layer in model.layers):
+            return generator.uniform(0, 255, shape).astype(tensor.dtype)
         return generator.standard_normal(shape).astype(tensor.dtype)
 
     tensors = getattr(model, "inputs", None)
