@@ -107,3 +107,14 @@ def test_compiled_functions_take_nested_tensors_and_variables_of_any_shape():
         assert (
             float(read(dot(pairs, ops.convert_to_tensor(2.0)))) == size * (size - 1) + 2 * size
         )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow warns")
+def test_many_shapes_in_a_row_are_no_reason_to_warn(caplog, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    doubled = compiled(lambda a: a + a)
+    for size in range(1, 12):
+        np.testing.assert_array_equal(read(doubled(tf.ones(size))), 2.0)
+    assert not caplog.messages

@@ -32,7 +32,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def program_a_shape(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Makes programs of a function of tensors, on the TensorFlow backend.
 
-    One a shape, because TensorFlow warns when one program sees many shapes.
+    One a shape, each called directly, because TensorFlow warns when the function that it
+    makes programs of sees one shape after the other.
 
     Args:
         function: takes tensors, also nested.
@@ -40,17 +41,19 @@ def program_a_shape(function: Callable[..., Any], **options: Any) -> Callable[..
     """
     import tensorflow as tf
 
-    @functools.cache
-    def of_shapes(_shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
-        return tf.function(function, autograph=False, **options)
+    traced = tf.function(function, autograph=False, **options)
+    programs: dict[str, Any] = {}
 
     @functools.wraps(function)
     def call(*tensors: Any) -> Any:
         # Passes values of variables, because a trace would hold on to the variable of
         # tf.distribute that it was made with, and use one model's schedules in the next.
         tensors = keras.tree.map_structure(tf.convert_to_tensor, tensors)
-        leaves = keras.tree.flatten(tensors)
-        return of_shapes(tuple(tuple(leaf.shape) for leaf in leaves))(*tensors)
+        specs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), tensors)
+        key = repr(specs)
+        if key not in programs:
+            programs[key] = traced.get_concrete_function(*specs)
+        return programs[key](*tensors)
 
     return call
 
