@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,12 @@ import pytest
 
 # A program that tests start, and no module.
 collect_ignore = ["distribution_worker.py"]
+
+
+def pytest_collection_finish():
+    """Keeps the garbage collector from looking through all of TensorFlow again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
