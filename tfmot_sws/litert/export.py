@@ -73,7 +73,7 @@ def convert_to_tflite(
             suffice. `None`: the representative data, or random inputs.
         tolerance: how much outputs may differ, > 0; `float("inf")` writes any file that
             runs. It limits `Verification.difference` for "float32", "sparse",
-            "int4_codebook" and "tflm" (1e-4 by default), and `Verification.relative_error`
+            "int4_codebook" and "tflm" (1e-3 by default), and `Verification.relative_error`
             for "float16" (0.05), "int8_codebook", "smallest" and "int8" (0.32, that is, an
             error with a tenth of the signal's power).
 

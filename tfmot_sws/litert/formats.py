@@ -31,8 +31,9 @@ from tfmot_sws.models.selection import is_kernel
 
 # How many examples calibrate "int8" and check the result.
 _CALIBRATION_EXAMPLES: Final = 256
-# LiteRT adds in another order than Keras does, so even exact formats differ by rounding.
-_ROUNDING: Final = 1e-4
+# LiteRT adds in another order than Keras does, so even exact formats differ by rounding, which
+# a deep network makes larger: an EfficientNet with fresh weights to 2e-4.
+_ROUNDING: Final = 1e-3
 # Integers times steps are the weights up to the rounding of a folded BatchNorm.
 _SAME: Final = 1e-5
 # A smaller tensor that stays float32 costs too few bytes for a warning.
