@@ -123,7 +123,8 @@ def to_markdown(record):
         ]
         for row in record["rows"]
     ]
-    return common.join(common.to_header(record), common.to_table(headers, lines))
+    table = common.to_table(headers, lines)
+    return common.join(common.to_header(record), common.to_section("leaks", table))
 
 
 def main():
