@@ -1,6 +1,11 @@
 """A stated size: read, refused where no training can reach it, and reached."""
 
 import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -33,10 +38,15 @@ def network(library=keras, units=40):
     )
 
 
+def make_data():
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((128, 32)).astype("float32")
+    return x, (x @ generator.standard_normal((32, 10))).astype("float32")
+
+
 @pytest.fixture
-def data(rng):
-    x = rng.standard_normal((128, 32)).astype("float32")
-    return x, (x @ rng.standard_normal((32, 10))).astype("float32")
+def data():
+    return make_data()
 
 
 def fit(shared, data, epochs=10, **kwargs):
@@ -205,36 +215,47 @@ def test_a_target_that_is_missed_is_told(data):
         sws.strip_soft_weight_sharing(shared)
 
 
-def test_a_training_killed_again_and_again_ends_the_same(data, tmp_path):
+RESUMED = """
+import os, signal, sys
+import keras, numpy as np
+from test_targets import compiled, fit, make_data, network, stripped_values, sws
+
+folder, *place = sys.argv[1:]
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if [str(self.epoch), str(batch)] == place:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+shared = compiled(network(), target_size=1100)
+backup = keras.callbacks.BackupAndRestore(folder)
+callbacks = [sws.AnnealAndMerge(), backup, Kill()]
+fit(shared, make_data(), epochs=5, callbacks=callbacks, shuffle=False)
+np.savez(folder + ".npz", *stripped_values(shared), np.array(shared.sharing.control))
+"""
+
+
+@pytest.mark.slow
+def test_a_training_killed_again_and_again_ends_the_same(tmp_path):
     """In the first epoch, within a later one, and between two: size and values are the same."""
+    tests = pathlib.Path(__file__).parent
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
 
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
+    def start(name, *place):
+        command = [sys.executable, "-c", RESUMED, str(tmp_path / name), *map(str, place)]
+        return subprocess.Popen(command, cwd=tests, env=environment)
 
-        def on_train_batch_begin(self, batch, logs=None):
-            if (self.epoch, batch) in kills:
-                kills.remove((self.epoch, batch))
-                raise KeyboardInterrupt
-
-    def run(folder):
-        keras.utils.set_random_seed(0)
-        shared = compiled(network(), target_size=1100)
-        backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
-        callbacks = [sws.AnnealAndMerge(), backup, Kill()]
-        fit(shared, data, epochs=5, callbacks=callbacks, shuffle=False)
-        return shared
-
-    kills = []
-    whole = run("whole")
-    kills = [(0, 5), (1, 3), (4, 0)]
-    while kills:
-        with pytest.raises(KeyboardInterrupt):
-            run("killed")
-    again = run("killed")
-    assert again.sharing.control == whole.sharing.control
-    for left, right in zip(stripped_values(again), stripped_values(whole), strict=True):
-        np.testing.assert_array_equal(left, right)
+    whole = start("whole")
+    for place in ((0, 5), (1, 3), (4, 0)):
+        assert start("killed", *place).wait() == -signal.SIGKILL
+    assert start("killed").wait() == whole.wait() == 0
+    with np.load(tmp_path / "killed.npz") as found, np.load(tmp_path / "whole.npz") as expected:
+        assert len(found.files) == len(expected.files) > 5
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_a_target_is_saved_and_loaded(tmp_path):
