@@ -156,7 +156,7 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
             self.sharing.is_renewed = False
 
     def train_step(self, data: Any) -> Any:
-        """As of `tf_keras.Model`; leaves nothing in memory once the model is gone."""
+        """As of `tf_keras.Model`; without what TensorFlow would never forget of it."""
         with one_replica_spared(self.optimizer):
             return super().train_step(data)
 

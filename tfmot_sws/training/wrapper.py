@@ -223,7 +223,7 @@ class SoftWeightSharing(Wrapped, keras.Model):
             self.sharing.is_renewed = False
 
     def train_step(self, *args: Any) -> Any:
-        """As of `keras.Model`; leaves nothing in memory once the model is gone."""
+        """As of `keras.Model`; without what TensorFlow would never forget of it."""
         with one_replica_spared(self.optimizer):
             return super().train_step(*args)
 
