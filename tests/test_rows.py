@@ -48,3 +48,10 @@ def test_matrices_have_few_sizes():
 
 def test_nothing_is_laid_out_for_nothing():
     assert lay_out([]) == []
+
+
+def test_empty_tensors_have_no_row():
+    tensors = [np.zeros((0, 3), "float32"), np.ones(4, "float32")]
+    (rows,) = lay_out([(0, 3), (4,)])
+    assert rows.owners.tolist() == [1]
+    assert [tuple(back.shape) for back in rows.unpack(rows.pack(tensors))] == [(0, 3), (4,)]

@@ -79,7 +79,7 @@ def lay_out(shapes: Sequence[tuple[int, ...]], below: int = SMALL) -> list[Rows]
     """Lays tensors out in matrices: small ones share one, others have one row each.
 
     Args:
-        shapes: of the tensors, none of them empty.
+        shapes: of the tensors, which may be empty.
         below: tensors of fewer entries are small.
     """
     sizes = [math.prod(shape) for shape in shapes]
