@@ -7,6 +7,7 @@ import tensorflow as tf
 from families import GENTLE
 
 import tfmot_sws as sws
+from tfmot_sws.prior import held_loss
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.held_loss import HeldLoss
 
@@ -34,7 +35,7 @@ def held(weights):
 def renew(held, prior, weights, factor):
     """Holds the loss of these weights, as `WeightSharing.renew` does for a whole model."""
     tensors = [tf.convert_to_tensor(w) for w in weights]
-    held.assign(held.evaluate(tensors, prior.tensors(), factor))
+    held.assign(held_loss.evaluate(tensors, prior.tensors(), factor))
 
 
 def evaluate(loss, prior, weights):

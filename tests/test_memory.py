@@ -1,16 +1,19 @@
 """A process that trains model after model does not keep them."""
 
+import contextlib
 import gc
 import weakref
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from families import GENTLE, RANDOM_NETWORKS
 from tensorflow.python.framework.ops import gradient_registry
 
 import tfmot_sws as sws
+from tfmot_sws.training import programs
 
 pytestmark = RANDOM_NETWORKS
 
@@ -43,3 +46,32 @@ def test_nothing_is_kept_of_models_that_are_gone(library, scaled):
     assert len(gradient_registry.list()) == before
     gc.collect()
     assert [model() for model in models] == [None, None]
+
+
+def first_losses(scale):
+    """What a model of one structure, but other weights, holds as its complexity losses."""
+    model = keras.Sequential([keras.layers.Dense(3)])
+    model.build((None, 4))
+    model.set_weights([scale * w + scale for w in model.get_weights()])
+    shared = sws.apply_soft_weight_sharing(model, **GENTLE, train_size=100)
+    shared.sharing.renew()
+    shared.sharing.count()
+    counts = [group.counts() for group in shared.groups]
+    held = [np.array(value) for group in shared.groups for value in group.held.read()]
+    return [*held, *counts]
+
+
+@pytest.mark.parametrize("strategy", [None, tf.distribute.MirroredStrategy])
+def test_models_of_one_structure_share_programs_but_no_values(strategy):
+    """A program that holds on to a variable would compute the second model with the first."""
+    with strategy(["CPU:0"]).scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(0)
+        first_losses(1.0)
+        second = first_losses(3.0)
+        programs._program.cache_clear()
+        keras.utils.set_random_seed(0)
+        first_losses(1.0)
+        programs._program.cache_clear()
+        alone = first_losses(3.0)
+    for value, expected in zip(second, alone, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)

@@ -25,6 +25,28 @@ Tensor = Any
 JOINED_BELOW = 1 << 16
 
 
+def evaluate(
+    weights: Sequence[Tensor], mixture: MixtureTensors, factor: Tensor
+) -> list[Tensor]:
+    """What a `HeldLoss` takes: the loss and its gradients, by a pure function.
+
+    Args:
+        weights: float32 tensors.
+        mixture: of K components.
+        factor: scalar tau / N >= 0. The gradients are held times it, so that no step need
+            multiply them.
+    """
+    packing = _packing([tuple(w.shape) for w in weights], mixture.means.shape[0])
+    total, gradients = total_and_gradients(list(weights), mixture)
+    return packing.pack([total, *(factor * gradient for gradient in gradients)])
+
+
+def _packing(shapes: Sequence[tuple[int, ...]], num_components: int) -> Packing:
+    """Of the value, and its gradients in the weights and in the mixture's fields."""
+    fields = [(num_components,)] * len(MixtureTensors._fields)
+    return Packing([(), *shapes, *fields], JOINED_BELOW)
+
+
 class HeldLoss(keras.layers.Layer):
     """One mixture's -sum_i log p(w_i) and its gradients, as last evaluated.
 
@@ -38,9 +60,7 @@ class HeldLoss(keras.layers.Layer):
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], num_components: int) -> None:
         super().__init__(dtype="float32", autocast=False)
-        # The value, and its gradients in the weights and in the mixture's fields.
-        fields = [(num_components,)] * len(MixtureTensors._fields)
-        self._packing = Packing([(), *shapes, *fields], JOINED_BELOW)
+        self._packing = _packing(shapes, num_components)
         self._packed = [
             self.add_weight(
                 # HDF5 files of tf_keras ask for a different name for each.
@@ -55,22 +75,8 @@ class HeldLoss(keras.layers.Layer):
         ]
         self.built = True
 
-    def evaluate(
-        self, weights: Sequence[Tensor], mixture: MixtureTensors, factor: Tensor
-    ) -> list[Tensor]:
-        """What `assign` takes: the loss and its gradients, by a pure function.
-
-        Args:
-            weights: float32 tensors of the constructor's shapes.
-            mixture: of K components.
-            factor: scalar tau / N >= 0. The gradients are held times it, so that no step
-                need multiply them.
-        """
-        total, gradients = total_and_gradients(list(weights), mixture)
-        return self._packing.pack([total, *(factor * gradient for gradient in gradients)])
-
     def assign(self, packed: Sequence[Tensor]) -> None:
-        """Holds from now on what `evaluate` has given; to be called outside of a step."""
+        """Holds from now on what `evaluate` gave; to be called outside of a step."""
         for variable, value in zip(self._packed, packed, strict=True):
             variable.assign(value)
 

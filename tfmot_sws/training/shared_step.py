@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfmot_sws.backend.compiling import in_compiled_step, traced
+from tfmot_sws.backend.compiling import in_compiled_step
 from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.libraries import native
@@ -24,6 +24,7 @@ from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.snapping import Part, snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training import programs
 from tfmot_sws.training.complexity_weight import resolve
 from tfmot_sws.training.groups import WeightGroup
 from tfmot_sws.training.size_target import ControlState, SizeTarget
@@ -112,7 +113,6 @@ class WeightSharing(keras.layers.Layer):
         self._control = self._state("control", ControlState()) if self.target else None
         self.is_renewed = self.is_measured = self.is_settled = False
         self.epoch, self.ended = 0, 0.0
-        self._programs: dict[str, Any] = {}
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0
         self.built = True
@@ -194,7 +194,7 @@ class WeightSharing(keras.layers.Layer):
         Args:
             following: whether the proportions that follow the usage are renewed.
         """
-        dead, *renewed = self._run("_counted")
+        dead, *renewed = programs.run("counted", self.groups)
         if following:
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
                 group.prior.members.assign(members)
@@ -212,7 +212,8 @@ class WeightSharing(keras.layers.Layer):
         if counting:
             self.count()
         factor = ops.convert_to_tensor(self._loss_factor(), "float32")
-        for group, packed in zip(self.groups, self._run("_evaluated", factor), strict=True):
+        evaluated = programs.run("evaluated", self.groups, factor)
+        for group, packed in zip(self.groups, evaluated, strict=True):
             group.held.assign(packed)
 
     def tensor_counts(self, factor: float = 1.0) -> list[NDArray[np.floating]]:
@@ -221,45 +222,9 @@ class WeightSharing(keras.layers.Layer):
         Args:
             factor: on the assignment widths as they are.
         """
-        counts = self._run("_tensor_counts", ops.convert_to_tensor(factor, "float32"))
+        factor = ops.convert_to_tensor(factor, "float32")
+        counts = programs.run("tensor_counts", self.groups, factor)
         return [ops.convert_to_numpy(of_group) for of_group in counts]
-
-    def _tensor_counts(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Tensor]:
-        pairs = self._groups_at(weights, of_priors)
-        return [group.prior.count(tensors, factor) for group, tensors in pairs]
-
-    def _run(self, method: str, *arguments: Tensor) -> list[Any]:
-        """Calls a method, which must be pure, as one program.
-
-        Values come as arguments, because a program of JAX would make variables constants.
-        """
-        if method not in self._programs:
-            self._programs[method] = traced(getattr(self, method))
-        weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in self.groups]
-        of_priors = [[v.value for v in group.prior.variables] for group in self.groups]
-        return self._programs[method](weights, of_priors, *arguments)
-
-    def _counted(self, weights: Any, of_priors: Any) -> list[Any]:
-        """Whether any kernel has died; each mixture's members and proportions."""
-        dead, results = [], []
-        for group, tensors in self._groups_at(weights, of_priors):
-            counts = group.prior.count(tensors)
-            results.append(group.prior.usage_after(ops.sum(counts, axis=0)))
-            dead.append(ops.any(group.prior.all_zero(counts[:, 0], tensors)))
-        return [ops.any(ops.stack(dead)), *results]
-
-    def _evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:
-        """What each group is to hold."""
-        return [
-            group.held.evaluate(tensors, group.prior.tensors(), factor)
-            for group, tensors in self._groups_at(weights, of_priors)
-        ]
-
-    def _groups_at(self, weights: Any, of_priors: Any) -> Iterator[tuple[WeightGroup, Any]]:
-        """Each group with its weights; meanwhile its prior's variables have given values."""
-        for group, variables, values in zip(self.groups, weights, of_priors, strict=True):
-            with keras.StatelessScope(list(zip(group.prior.variables, values, strict=True))):
-                yield group, [ops.cast(variable, "float32") for variable in variables]
 
     @property
     def taken_variables(self) -> list[Any]:

@@ -1,0 +1,92 @@
+"""What is computed of mixtures between steps, as programs that models of one structure share.
+
+TensorFlow never frees what XLA compiled within another program was made from. A search over
+settings trains model after model, so none may have programs of its own that do without.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tfmot_sws.backend.compiling import traced
+from tfmot_sws.prior.held_loss import evaluate
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.training.groups import WeightGroup
+
+Tensor = Any
+
+
+class _Structure(NamedTuple):
+    """All that a program knows of a mixture beside the values of its variables."""
+
+    config: str
+    kernels: tuple[bool, ...]
+
+
+def run(method: str, groups: Sequence[WeightGroup], *arguments: Tensor) -> list[Any]:
+    """Calls a method of `Mixtures`.
+
+    Values come as arguments, because a program of JAX would make variables constants.
+    """
+    weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in groups]
+    # Not `v.value`: a variable among the arguments would become part of the program.
+    of_priors = [[ops.convert_to_tensor(v) for v in group.prior.variables] for group in groups]
+    structures = tuple(_structure(group.prior) for group in groups)
+    return _program(method, structures)(weights, of_priors, *arguments)
+
+
+def _structure(prior: GaussianMixturePrior) -> _Structure:
+    return _Structure(json.dumps({**prior.get_config(), "name": "mixture"}), prior.kernels)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(method: str, structures: tuple[_Structure, ...]) -> Callable[..., Any]:
+    return traced(getattr(Mixtures(structures), method))
+
+
+class Mixtures:
+    """Pure functions of the values of weights and of priors, for mixtures of one structure.
+
+    It holds priors of its own, so that no model stays in memory with a program.
+    """
+
+    def __init__(self, structures: Sequence[_Structure]) -> None:
+        self._priors = []
+        for structure in structures:
+            prior = GaussianMixturePrior.from_config(json.loads(structure.config))
+            prior.kernels = structure.kernels
+            self._priors.append(prior)
+
+    def counted(self, weights: Any, of_priors: Any) -> list[Any]:
+        """Whether any kernel has died; each mixture's members and proportions."""
+        dead, results = [], []
+        for prior, tensors in self._at(weights, of_priors):
+            counts = prior.count(tensors)
+            results.append(prior.usage_after(ops.sum(counts, axis=0)))
+            dead.append(ops.any(prior.all_zero(counts[:, 0], tensors)))
+        return [ops.any(ops.stack(dead)), *results]
+
+    def evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:
+        """What each mixture's `HeldLoss` is to hold; `factor` is tau / N."""
+        return [
+            evaluate(tensors, prior.tensors(), factor)
+            for prior, tensors in self._at(weights, of_priors)
+        ]
+
+    def tensor_counts(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Tensor]:
+        """Number of weights in each component (T, K); `factor` is on assignment widths."""
+        return [prior.count(tensors, factor) for prior, tensors in self._at(weights, of_priors)]
+
+    def _at(
+        self, weights: Any, of_priors: Any
+    ) -> Iterator[tuple[GaussianMixturePrior, list[Tensor]]]:
+        """Each prior, whose variables meanwhile have given values, with its weights."""
+        for prior, variables, values in zip(self._priors, weights, of_priors, strict=True):
+            with keras.StatelessScope(list(zip(prior.variables, values, strict=True))):
+                yield prior, [ops.cast(variable, "float32") for variable in variables]
