@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -114,29 +115,41 @@ def test_one_target_only():
 @pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
 def test_impossible_sizes_are_refused_with_the_limit(library):
     model = network(library)
-    shared = sws.apply_soft_weight_sharing(zeroed(model))
+    shared = sws.apply_soft_weight_sharing(sparsest(model))
     shared.snap.assign(1.0)
     smallest = sws.coded_sizes(sws.strip_soft_weight_sharing(shared)).total
-    with pytest.raises(ValueError, match=rf"Ask for more than {smallest:,} bytes\."):
-        sws.apply_soft_weight_sharing(model, target_size=smallest)
+    with pytest.raises(ValueError, match=r"Ask for more than \d+ bytes\.") as refusal:
+        sws.apply_soft_weight_sharing(model, target_size=smallest // 2)
+    limit = int(re.search(r"more than (\d+) bytes\.", str(refusal.value))[1])
+    assert limit == smallest
+    with pytest.raises(ValueError, match=rf"Ask for more than {limit} bytes\."):
+        sws.apply_soft_weight_sharing(model, target_size=limit)
     with pytest.raises(ValueError, match="which is a ratio of"):
         sws.apply_soft_weight_sharing(model, target_ratio=1000)
     with pytest.raises(ValueError, match=r"8 bits a shared weight\. Ask for less than"):
         sws.apply_soft_weight_sharing(model, target_ratio=1.5)
-    sws.apply_soft_weight_sharing(model, target_size=smallest + 100)
+    sws.apply_soft_weight_sharing(model, target_size=limit + 1)
 
 
-def zeroed(model):
-    """A copy whose kernels and biases of dense layers are zero."""
+def sparsest(model):
+    """A copy whose kernels have the root of their size in ones, and whose biases are zero."""
     copy = type(model).from_config(model.get_config())
     copy.set_weights(
         [
-            np.zeros_like(w) if "dense" in type(layer).__name__.lower() else w
+            sparse(w) if "dense" in type(layer).__name__.lower() else w
             for layer in model.layers
             for w in layer.get_weights()
         ]
     )
     return copy
+
+
+def sparse(weights):
+    ones = np.zeros_like(weights)
+    if weights.ndim > 1:
+        order = np.argsort(-np.abs(weights), axis=None)
+        ones.flat[order[: math.isqrt(weights.size)]] = 1
+    return ones
 
 
 def test_more_bits_take_more_components():

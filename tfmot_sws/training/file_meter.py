@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tfmot_sws.coding.sizes import sizes_as_storable
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
+from tfmot_sws.models.selection import is_kernel
+from tfmot_sws.prior.trainable import least_weights
 from tfmot_sws.training.size_target import MOST_BITS, FileSize, SizeTarget
 from tfmot_sws.training.strip import freeze_short_norms, put_values
 from tfmot_sws.training.unshared import Unshared
@@ -54,14 +56,24 @@ class FileMeter:
         return FileSize(sizes.total, sizes.codebooks + shared)
 
     def measure_smallest(self) -> FileSize:
-        """The size of the file in which all shared weights are zero."""
+        """The size of the file in which no kernel has more weights than it must keep."""
         values = {id(native(v)): ops.convert_to_numpy(v) for v in self._sources}
         for variable, is_shared in zip(self._sources, self._is_shared, strict=True):
             if is_shared:
                 key = id(native(variable))
-                values[key] = np.zeros_like(values[key])
+                values[key] = _sparsest(values[key], is_kernel(variable))
         values |= self._unshared.stripped(values, keep_statistics=False)
         return self.measure([values[id(native(v))] for v in self._sources])
+
+
+def _sparsest(weights: NDArray[Any], is_kernel: bool) -> NDArray[Any]:
+    """Ones at the largest weights, as many as the rule of assignment always keeps."""
+    sparse = np.zeros_like(weights)
+    kept = min(least_weights(weights.size), np.count_nonzero(weights)) if is_kernel else 0
+    if kept:
+        places = np.argpartition(np.abs(weights), -kept, axis=None)[-kept:]
+        sparse.flat[places] = 1
+    return sparse
 
 
 def bits_to_spend(
@@ -87,9 +99,9 @@ def bits_to_spend(
     if wanted <= smallest.total:
         raise ValueError(
             f"{target} asks for a file of {wanted:,.0f} bytes, but {smallest.total:,} bytes "
-            f"of model '{model.name}' are no shared weights but architecture, normalisation, "
-            "and what else is not shared. Ask for more than "
-            f"{_in_words(target, meter.dense_bytes, smallest.total)}."
+            f"of model '{model.name}' are needed for architecture, normalisation, what else is "
+            "not shared, and the few weights without which a layer would die. Ask for more "
+            f"than {_in_words(target, meter.dense_bytes, smallest.total)}."
         )
     if wanted > largest:
         raise ValueError(

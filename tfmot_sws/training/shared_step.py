@@ -187,21 +187,21 @@ class WeightSharing(keras.layers.Layer):
         return min(group.prior.options.renewal_period for group in self.groups)
 
     def count(self, *, following: bool = True) -> None:
-        """Counts the components' members; a kernel that has become all zero comes back.
+        """Counts the components' members; a kernel with hardly a weight left gets some back.
 
-        Its network could not train on.
+        Without them its network could not train on.
 
         Args:
             following: whether the proportions that follow the usage are renewed.
         """
-        dead, *renewed = programs.run("counted", self.groups)
+        needs_care, *renewed = programs.run("counted", self.groups)
         if following:
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
                 group.prior.members.assign(members)
                 group.prior.log_usage.assign(log_usage)
-        if ops.convert_to_numpy(dead).any():
+        if ops.convert_to_numpy(needs_care).any():
             for group in self.groups:
-                group.prior.keep_alive(group.values())
+                group.prior.keep_alive(group.values(), widening=following)
 
     def renew(self, *, counting: bool = False) -> None:
         """Evaluates the mixtures' losses and their gradients, which steps then hold.
