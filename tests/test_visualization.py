@@ -194,6 +194,28 @@ def test_codebook_of_a_dense_model_is_turned_down():
         visualization.plot_codebook(keras.Sequential([keras.Input((9,)), dense]))
 
 
+def test_layers_show_what_the_sharing_report_tells(trained):
+    _, shared, _ = trained
+    tensors = sws.sharing_report(shared).tensors
+    bits, zeros, widths, sensitivities = visualization.plot_layers(shared).axes
+    assert [label.get_text() for label in bits.get_yticklabels()] == [t.path for t in tensors]
+    for ax, expected in (
+        (bits, [t.bits for t in tensors]),
+        (zeros, [100 * t.zeros / t.size for t in tensors]),
+        (widths, [t.width / t.scale for t in tensors]),
+    ):
+        assert [bar.get_width() for bar in ax.patches] == pytest.approx(expected)
+    (discs,) = sensitivities.collections
+    measured = [t.sensitivity for t in tensors if t.sensitivity > 0]
+    np.testing.assert_allclose(discs.get_offsets()[:, 0], measured)
+    assert measured
+
+
+def test_layers_of_a_plain_model_are_turned_down():
+    with pytest.raises(TypeError, match="wrapped by apply_soft_weight_sharing"):
+        visualization.plot_layers(sequential())
+
+
 def test_history_shows_each_log_once(trained):
     history = trained[2]
     figure = visualization.plot_history(history)
