@@ -1,4 +1,4 @@
-"""Writes the tables of all stored runs again, from the records next to them.
+"""Writes the tables of all stored runs again, and the README's, from the records.
 
     python -m benchmarks.render
 
@@ -10,6 +10,7 @@ import importlib
 import json
 
 from benchmarks import common
+from benchmarks.real_networks import front
 
 
 def render(path):
@@ -19,10 +20,12 @@ def render(path):
 
 
 def main():
-    """Renders every record under results/."""
+    """Renders every record under results/, and the table of the README."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     for path in sorted(common.RESULTS.glob("*/*.json")):
         path.with_suffix(".md").write_text(render(path))
+    readme = common.ROOT / "README.md"
+    readme.write_text(front.put_into(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

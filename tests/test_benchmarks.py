@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("tabulate")
 
 from benchmarks import common, render
+from benchmarks.real_networks import front
 
 RECORDS = sorted(common.RESULTS.glob("*/*.json"))
 
@@ -12,6 +13,12 @@ RECORDS = sorted(common.RESULTS.glob("*/*.json"))
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_tables_are_those_of_the_records(path):
     assert render.render(path) == path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_what_was_measured():
+    readme = (common.ROOT / "README.md").read_text(encoding="utf-8")
+    assert front.START in readme
+    assert front.put_into(readme) == readme
 
 
 def test_readme_lists_every_module_and_script_with_results():

@@ -207,9 +207,14 @@ class Network:
 
     def metric(self, model, split):
         """The task's figure on "training", "validation" or "test" data; lower is better."""
+        return self.judge(
+            lambda inputs: model.predict(inputs, batch_size=PREDICTION_BATCH, verbose=0), split
+        )
+
+    def judge(self, predict, split):
+        """The same of any function from inputs to outputs."""
         inputs, targets = dict(zip(SPLITS, self.data(), strict=True))[split]
-        outputs = model.predict(inputs, batch_size=PREDICTION_BATCH, verbose=0)
-        return self.task.measure(outputs, targets)
+        return self.task.measure(predict(inputs), targets)
 
     def shorten(self, num_examples, epochs=1):
         """The same network on few examples and for few epochs, for tests."""

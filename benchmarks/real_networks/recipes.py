@@ -17,6 +17,10 @@ from typing import Any
 import tfmot_sws as sws
 from benchmarks import common, compression
 from benchmarks.real_networks.quantized import ClusteredTraining, FitCodebooks
+from tfmot_sws.gzip_size import gzip_size
+
+# Training examples that calibrate int8 and check .tflite files.
+SAMPLE = 256
 
 
 class NotRunError(Exception):
@@ -38,10 +42,7 @@ class Recipe:
 
 def measure(network, model):
     """Errors of a finished model."""
-    return {
-        "validation error": network.metric(model, "validation"),
-        "test error": network.metric(model, "test"),
-    }
+    return {f"{split} error": network.metric(model, split) for split in ("validation", "test")}
 
 
 def time_fit(network, model, seed, training=None, callbacks=()):
@@ -104,7 +105,18 @@ def run_sharing(network, seed, setting, args):
         **measure(network, small),
         "seconds": seconds,
         "zeros": report.zero_share,
+        **count_tflite_bytes(network, small),
     }
+
+
+def count_tflite_bytes(network, small):
+    """Bytes of the finished model's .tflite file, as it stands and under gzip."""
+    sample = network.data()[0][0][:SAMPLE]
+    try:
+        tflite = sws.convert_to_tflite(small, "int8_codebook", sample=sample)
+    except sws.ExportError as refusal:
+        return {"tflite": str(refusal)}
+    return {"tflite": len(tflite), "tflite under gzip": gzip_size(tflite)}
 
 
 # Clustering without a prior.
@@ -149,6 +161,21 @@ def run_tfmot(network, seed, sparsity, args):
         return json.loads(path.read_text())["figures"]
 
 
+def run_int8(network, seed, _, args):
+    """LiteRT's int8 of the pretrained network, calibrated on training data, under gzip."""
+    dense = network.dense(seed, args.cache)
+    sample = network.data()[0][0][:SAMPLE]
+    # Taken as it comes: the table shows what it costs.
+    tflite = sws.convert_to_tflite(
+        dense, "int8", representative_data=sample, sample=sample, tolerance=1e9
+    )
+    errors = {
+        f"{split} error": network.judge(lambda x: sws.predict_tflite(tflite, x), split)
+        for split in ("validation", "test")
+    }
+    return {"bytes": gzip_size(tflite), "tflite": len(tflite), **errors}
+
+
 def nncodec_settings(args):
     """The quantization parameters; one row says so where there is no NNCodec."""
     if not args.nncodec:
@@ -182,5 +209,6 @@ RECIPES = {
     "qat": Recipe(
         lambda args: {f"{number} values": number for number in args.values}, run_quantized
     ),
+    "int8": Recipe(lambda _: {"calibrated": None}, run_int8),
     "nncodec": Recipe(nncodec_settings, run_nncodec),
 }

@@ -6,12 +6,13 @@ import statistics
 from benchmarks import common
 
 DENSE, OURS = ("dense", "trained on"), "sws"
-PEERS = ("tfmot", "qat", "nncodec")
+PEERS = ("tfmot", "qat", "int8", "nncodec")
 TITLES = {
     "dense": "dense",
     "sws": "soft weight-sharing",
     "tfmot": "tfmot prune + cluster, gzip",
     "qat": "clustering without a prior",
+    "int8": "int8 of dense, gzip",
     "nncodec": "NNCodec on dense",
 }
 COLUMNS = ("validation", "test", "points", "bytes", "smaller by", "time", "remark")
@@ -57,10 +58,10 @@ def _table(rows):
     lines = []
     for seed, of_seed in _group(rows, "seed").items():
         shown = [*_without_many_settings(of_seed)]
-        lines += [[str(seed), *_cells(row, _dense_of(of_seed))] for row in shown]
+        lines += [[str(seed), *_cells(row, find_dense(of_seed))] for row in shown]
     means = average(rows)
     if len(_group(rows, "seed")) > 1:
-        dense = _dense_of(means)
+        dense = find_dense(means)
         lines += [["mean", *_cells(row, dense)] for row in _without_many_settings(means)]
     align = ["left"] * 3 + ["right"] * 6 + ["left"]
     return common.to_table(["seed", "recipe", "setting", *COLUMNS], lines, align)
@@ -78,7 +79,7 @@ def _without_many_settings(rows):
 
 def _limit(rows):
     """The validation error that a peer may have: that of soft weight-sharing, or dense."""
-    ours = _ours_of(rows) or _dense_of(rows)
+    ours = find_ours(rows) or find_dense(rows)
     return ours["validation error"] if ours else float("inf")
 
 
@@ -120,8 +121,8 @@ def _overview(record):
     lines = []
     for network, rows in _group(record["rows"], "network").items():
         means = average(rows)
-        dense, ours = _dense_of(means), _ours_of(means)
-        chosen = {OURS: ours} | {peer: _peer_of(means, peer, ours or dense) for peer in PEERS}
+        dense, ours = find_dense(means), find_ours(means)
+        chosen = {OURS: ours} | {peer: pick_peer(means, peer, ours or dense) for peer in PEERS}
         lines.append(
             [
                 network,
@@ -141,7 +142,7 @@ def _overview(record):
     return f"{caption}\n\n{common.to_table(headers, lines)}"
 
 
-def _peer_of(means, peer, reference):
+def pick_peer(means, peer, reference):
     """The setting of a peer that counts; marked where it is less accurate."""
     rows = [row for row in means if row["recipe"] == peer]
     if not rows or not reference:
@@ -196,13 +197,13 @@ def _group(rows, name):
     return groups
 
 
-def _dense_of(rows):
+def find_dense(rows):
     """The dense network that was trained as long, if it has ended."""
     found = (row for row in _finished(rows) if (row["recipe"], row["setting"]) == DENSE)
     return next(found, None)
 
 
-def _ours_of(rows):
+def find_ours(rows):
     """Soft weight-sharing as by default, or else with the first of its settings."""
     found = [row for row in _finished(rows) if row["recipe"] == OURS]
     return min(found, key=lambda row: row["setting"] != "default", default=None)
