@@ -368,6 +368,7 @@ def test_weights_only_without_a_model_is_turned_down(small, tmp_path):
         (b"", "Not a compressed model"),
         (b"PK\x03\x04", "Not a compressed model"),
         (MAGIC, "cut short"),
+        (MAGIC + b"\x05", "version 5"),
         (MAGIC + b"\x03", "version 3"),
         (MAGIC + b"\x01\x88", "unknown sections"),
         (MAGIC + b"\x01\x00more", "4 bytes after the last"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.coding.byte_io import ByteReader
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.grids import GRID_BYTES, MOST_VALUES, step_of
 from tfmot_sws.coding.matrix import Symbols
 from tfmot_sws.coding.numbers import precision_of
 from tfmot_sws.coding.table import CLUSTERABLE, numpy_dtype
@@ -47,13 +48,22 @@ class _Values:
 
     def cost_in(self, codebook: set[float]) -> float:
         """Estimates the bytes that the tensor adds to a file with this codebook."""
-        union = len(codebook.union(self.nonzeros.tolist()))
+        joined = codebook.union(self.nonzeros.tolist())
+        union = len(joined)
         # Symbols that the tensor does not use take probability from the others until the
         # coder has learned that they are absent.
         spread = np.log2(max(1, union) / max(1, self.nonzeros.size))
         dilution = min(self.num_nonzeros * spread / 8, union)
-        added = self.value_bytes * (union - len(codebook))
+        added = self._bytes_of(joined) - self._bytes_of(codebook)
         return added + self.index_bytes + dilution
+
+    def _bytes_of(self, codebook: set[float]) -> float:
+        """Estimates the bytes of a codebook; a grid costs the same whatever it holds."""
+        as_list = self.value_bytes * len(codebook)
+        if as_list <= GRID_BYTES or len(codebook) > MOST_VALUES:
+            return as_list
+        is_grid = step_of(np.array(list(codebook), np.float32)) is not None
+        return GRID_BYTES if is_grid else as_list
 
 
 def assign_codebooks(

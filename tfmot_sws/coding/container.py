@@ -14,9 +14,10 @@ from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.whole_file import PathOrFile, write_whole
 
 MAGIC = b"SWS"
-# Written are files of the last version, read are those of all.
-VERSION = 2
-_READABLE = range(1, VERSION + 1)
+# Written are files of the last version, read are those of all. There is no 3: it is one bit
+# away from 1 and 2, so that a flipped bit would make a file one of them.
+VERSION = 4
+_READABLE = (1, 2, VERSION)
 _CHECKSUM_BYTES = 4
 
 
@@ -66,8 +67,8 @@ def parse_sections(data: bytes) -> dict[Section, bytes]:
     version = reader.byte()
     if version not in _READABLE:
         raise CompressedFileError(
-            f"The file is of format version {version}; this program reads versions 1 to "
-            f"{VERSION}. Read it with the release of tfmot_sws that wrote it."
+            f"The file is of format version {version}; this program reads versions "
+            f"{_READABLE}. Read it with the release of tfmot_sws that wrote it."
         )
     present = reader.byte()
     parts = {s: _payload(reader, s) for s in Section if present >> s & 1}

@@ -24,6 +24,7 @@ from tfmot_sws.coding.bulk import BulkIndexCoder
 from tfmot_sws.coding.byte_io import ByteReader, varint
 from tfmot_sws.coding.codebooks import Codebook, check_codebook, empty_symbols
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.grids import code_grids, step_of
 from tfmot_sws.coding.matrix import Symbols, matrix_shape, row_stride
 from tfmot_sws.coding.numbers import NumberCoder, num_steps, precision_of
 from tfmot_sws.coding.range_coder import SymbolDecoder, SymbolEncoder
@@ -65,8 +66,11 @@ class IndexEncoder:
     def add_codebooks(self, codebooks: Sequence[Codebook]) -> int:
         """Codes all codebooks; returns their bytes. It comes before all tensors."""
         coder = NumberCoder(self._bits)
+        grids = [codebook for codebook in codebooks if step_of(codebook) is not None]
+        code_grids(self._bits, coder, grids, len(grids))
         for codebook in codebooks:
-            coder.code(codebook)
+            if step_of(codebook) is None:
+                coder.code(codebook)
         return len(self._bits)
 
     def add_numbers(self, values: NDArray[np.float32]) -> bool:
@@ -142,10 +146,20 @@ class IndexDecoder:
         self._adaptive = AdaptiveIndexCoder(self._bits)
         self._numbers = NumberCoder(self._bits)
 
-    def codebooks(self, sizes: Sequence[int]) -> list[Codebook]:
-        """Returns the codebooks; their sizes are known. It comes before all tensors."""
+    def codebooks(self, sizes: Sequence[int | None]) -> list[Codebook]:
+        """Returns the codebooks, of known sizes, or grids. It comes before all tensors.
+
+        Args:
+            sizes: number of values of each codebook; `None` for a grid.
+        """
         coder = NumberCoder(self._bits)
-        return [check_codebook(coder.code(np.zeros(size, np.float32))) for size in sizes]
+        grids = iter(code_grids(self._bits, coder, [], sizes.count(None)))
+        return [
+            check_codebook(
+                next(grids) if size is None else coder.code(np.zeros(size, np.float32))
+            )
+            for size in sizes
+        ]
 
     def tensors(self, codebooks: Sequence[Codebook]) -> Iterator[NDArray[Any]]:
         """Yields the symbols, or the numbers as float32, of every tensor in its shape."""

@@ -135,7 +135,7 @@ class NumberCoder:
                 node = 2 * node + self._header.code(self._coder, number >> level & 1, contexts)
             fields.append(node - (1 << _HEADER_BITS))
         self._before = found = Precision(*fields)
-        self._spend(3 * _HEADER_BITS)
+        self.spend(3 * _HEADER_BITS)
         if found.top > _MAX_EXPONENT or found.length > _MANTISSA_BITS:
             raise CompressedFileError(
                 f"Numbers have exponent {found.top} and {found.length} bits of mantissa, which "
@@ -151,7 +151,7 @@ class NumberCoder:
         distances = []
         last, last_sign, last_zero = 0, 2, 2
         for place, number in enumerate(bits):
-            self._spend(1)
+            self.spend(1)
             contexts = (grid, 2 + tensor, (2 + tensor) * 4 + last_zero)
             last_zero = 1 - self._zero.code(self._coder, int(number != 0), contexts)
             if last_zero:
@@ -184,7 +184,7 @@ class NumberCoder:
         limit = min(precision.top - 1, precision.span or _MAX_EXPONENT)
         found = 0
         while found < limit:
-            self._spend(1)
+            self.spend(1)
             level = 2 * found + grid
             contexts = (
                 level,
@@ -200,7 +200,7 @@ class NumberCoder:
 
     def _code_mantissa(self, number: int, precision: Precision, distance: int) -> int:
         num_bits = precision.num_bits(distance)
-        self._spend(num_bits)
+        self.spend(num_bits)
         grid, node = int(precision.span > 0), 1
         for position in range(1, num_bits + 1):
             bit = number >> _MANTISSA_BITS - position & 1
@@ -216,7 +216,12 @@ class NumberCoder:
             node = 2 * node + bit
         return (node - (1 << num_bits)) << _MANTISSA_BITS - num_bits
 
-    def _spend(self, steps: int) -> None:
+    def spend(self, steps: int) -> None:
+        """Counts steps of the stream.
+
+        Raises:
+            CompressedFileError: there are more than any writer takes.
+        """
         self.steps_left -= steps
         if self.steps_left < 0:
             raise CompressedFileError(

@@ -26,7 +26,11 @@ CLUSTERABLE: Final = ("float32", "float16", "bfloat16")
 RAW, FLOAT16, ADAPTIVE, BULK, ZEROS, ONES, NUMBERS = range(7)
 # Storages without a codebook by their number in the table; each number above is one of the
 # two with a codebook. Version 1 of the format knew fewer.
-_PLAIN: Final = {1: (RAW, FLOAT16), 2: (RAW, FLOAT16, ZEROS, ONES, NUMBERS)}
+_PLAIN: Final = {
+    1: (RAW, FLOAT16),
+    2: (RAW, FLOAT16, ZEROS, ONES, NUMBERS),
+    4: (RAW, FLOAT16, ZEROS, ONES, NUMBERS),
+}
 _MAX_RANK: Final = 32
 _MAX_CODEBOOKS: Final = 1 << 20
 _MAX_TABLE_BYTES: Final = 1 << 22

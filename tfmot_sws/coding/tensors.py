@@ -18,6 +18,7 @@ from tfmot_sws.coding.codebooks import (
 )
 from tfmot_sws.coding.container import VERSION, Section
 from tfmot_sws.coding.errors import CompressedFileError
+from tfmot_sws.coding.grids import step_of
 from tfmot_sws.coding.indices import IndexDecoder, IndexEncoder
 from tfmot_sws.coding.numbers import precision_of
 from tfmot_sws.coding.plain import decode_plain, encode_plain
@@ -36,6 +37,10 @@ from tfmot_sws.coding.table import (
 from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE
 
 _LARGEST_FLOAT16: Final = 65504.0
+# Of the format.
+_LAST_WITHOUT_GRIDS: Final = 2
+# In place of the number of values of a codebook, which is never 0.
+_GRID: Final = 0
 # Entries that are looked up in a codebook at a time.
 _SLICE: Final = 1 << 18
 _CONSTANTS: Final = {ZEROS: 0, ONES: 1}
@@ -109,7 +114,7 @@ def encode_tensors(
     coded, sizes = encoder.finish(codebook_bytes)
     plain_sizes = _in_proportion(len(rest), [entries[i].num_bytes for i in plain])
     sizes_of = {True: iter(plain_sizes), False: iter(sizes)}
-    heads = b"".join(varint(codebook.size) for codebook in codebooks)
+    heads = b"".join(varint(_head(codebook)) for codebook in codebooks)
     return EncodedTensors(
         table=encode_table(entries) + heads,
         plain=rest,
@@ -121,6 +126,11 @@ def encode_tensors(
         ),
         entries=tuple(entries),
     )
+
+
+def _head(codebook: Codebook) -> int:
+    """The number of values of a codebook, or `_GRID`."""
+    return _GRID if step_of(codebook) is not None else codebook.size
 
 
 def _storage_without_codebook(
@@ -249,7 +259,9 @@ class TensorReader:
                 f"A codebook of {max(sizes)} values; at most {MAX_CODEBOOK_SIZE} were "
                 "expected. The file is damaged; copy or download it again."
             )
-        return decoder.codebooks(sizes)
+        is_grid = [self._version > _LAST_WITHOUT_GRIDS and size == _GRID for size in sizes]
+        pairs = zip(sizes, is_grid, strict=True)
+        return decoder.codebooks([None if grid else size for size, grid in pairs])
 
 
 def is_constant(array: NDArray[Any], storage: int) -> bool:
