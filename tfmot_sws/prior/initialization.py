@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.uniform import grid_integers
 
 # The outermost means stand at this quantile of |w|: a few outliers among a million
 # weights must not pull the components away from the rest.
 _RANGE_QUANTILE = 0.9999
 # Of the distances between means, tried one after the other.
 _POWERS = (1.0, 1.5, 2.0, 3.0, 4.0)
+# Of the range that a grid covers, tried likewise: all its distances are equal.
+_COVERED = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 
 def root_mean_square(weights: Sequence[NDArray[np.floating]]) -> float:
@@ -29,11 +32,12 @@ def initial_mixture(
     stddev: float,
     zero_proportion: float,
     least_bits: float = 0.0,
+    codebook: str = "free",
 ) -> GaussianMixture:
     """Means evenly over the range of the weights on both sides of the zero component.
 
     Where that tells too few weights apart, because most are small, means lie the closer the
-    smaller they are.
+    smaller they are; those of a uniform codebook cover less of the range.
 
     Args:
         weights: pretrained tensors, at least one of them not empty.
@@ -42,6 +46,7 @@ def initial_mixture(
         zero_proportion: pi_0 in (0, 1); the others share the rest evenly.
         least_bits: the entropy, in bits a weight, that indices of the nearest means are to
             have, as far as it can be had.
+        codebook: "free" or "uniform".
 
     References:
         Ullrich et al. 2017, section 5.1: means distributed evenly over the range of the
@@ -50,8 +55,8 @@ def initial_mixture(
     values = np.concatenate([np.asarray(w).reshape(-1) for w in weights])
     extent = float(np.quantile(np.abs(values), _RANGE_QUANTILE)) or 1.0
     others = num_components - 1
-    for power in _POWERS:
-        means = extent * _ladder(others, power)
+    for steps in _grids(others) if codebook == "uniform" else _ladders(others):
+        means = extent * steps
         if not least_bits or _nearest_entropy(values, means) >= least_bits:
             break
     proportions = np.full(others, (1.0 - zero_proportion) / others)
@@ -60,6 +65,17 @@ def initial_mixture(
         np.full(num_components, stddev),
         np.concatenate([[zero_proportion], proportions]),
     )
+
+
+def _ladders(others: int) -> Iterator[NDArray[np.floating]]:
+    """Free means from coarse to fine, in units of the range."""
+    return (_ladder(others, power) for power in _POWERS)
+
+
+def _grids(others: int) -> Iterator[NDArray[np.floating]]:
+    """Means of a uniform codebook from coarse to fine, in units of the range."""
+    integers = grid_integers(others + 1)
+    return (share * integers / integers[-1] for share in _COVERED)
 
 
 def _ladder(others: int, power: float) -> NDArray[np.floating]:

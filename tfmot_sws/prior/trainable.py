@@ -22,6 +22,7 @@ from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
 from tfmot_sws.prior.rounding import rounded_straight_through
+from tfmot_sws.prior.uniform import STEP_BITS, check_codebook, grid_integers, reach_of
 
 Tensor = Any
 
@@ -64,8 +65,10 @@ class GaussianMixturePrior(keras.layers.Layer):
             proportions follow the usage.
         options: widths, hyperpriors and learning rates.
         num_tensors: number of the tensors under this mixture, T >= 1.
-        mean_bits: significant bits of the means; `None` for all of float32. The gradient
-            passes straight through the rounding.
+        mean_bits: significant bits of the means, or of the step of a grid; `None` for all of
+            float32. The gradient passes straight through the rounding.
+        codebook: "free", or "uniform" for means on a grid: mu_k is an integer of its slot,
+            at most 7 in magnitude, times a step that is trained.
 
     Attributes:
         alive: (K,), 1 for a slot whose component lives, else 0.
@@ -95,10 +98,12 @@ class GaussianMixturePrior(keras.layers.Layer):
         options: PriorOptions | None = None,
         num_tensors: int = 1,
         mean_bits: int | None = None,
+        codebook: str = "free",
         name: str | None = None,
     ) -> None:
         super().__init__(name=name, dtype="float32", autocast=False)
         _check_components(num_components)
+        check_codebook(codebook, num_components)
         _check_zero_proportion(zero_proportion)
         self.num_components = num_components
         self.zero_proportion = zero_proportion
@@ -107,6 +112,8 @@ class GaussianMixturePrior(keras.layers.Layer):
         check_integer("num_tensors", num_tensors, 1, _MAX_TENSORS)
         self.num_tensors = num_tensors
         self.mean_bits = mean_bits
+        self.codebook = codebook
+        self._integers = grid_integers(num_components)
         self.kernels: tuple[bool, ...] = ()
         self._add_variables()
         self.built = True
@@ -114,8 +121,9 @@ class GaussianMixturePrior(keras.layers.Layer):
     def _add_variables(self) -> None:
         others = self.num_components - 1
         rates = self.options.learning_rates
+        name, size = ("reach", 1) if self.is_uniform else ("means", others)
         fields = {
-            "means": (others, rates.means),
+            name: (size, rates.means),
             "log_precisions": (self.num_components, rates.log_precisions),
         }
         if self.zero_proportion is not None:
@@ -145,6 +153,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         self.widths = self._state("widths", widths)
         self.narrowing = self._state("narrowing", np.ones(self.num_tensors))
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the means lie on a grid."""
+        return self.codebook == "uniform"
+
     def by_field(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector laid out as the trained variable, such as its gradient.
 
@@ -152,7 +165,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             vector: shape of `trainable_variables[0]`.
 
         Returns:
-            By name: "means" mu_k, (K - 1,); "log_precisions" gamma_k, (K,);
+            By name: "means" mu_k, (K - 1,), or on a grid "reach", the mean of its greatest
+            integer, (1,); "log_precisions" gamma_k, (K,);
             unless proportions follow the usage "log_proportions" rho_k, (K - 1,); and if
             pi_0 is learned "zero_logit", (1,).
         """
@@ -172,24 +186,32 @@ class GaussianMixturePrior(keras.layers.Layer):
     def tensors(self) -> MixtureTensors:
         """The mixture as tensors, differentiable in the trained variables."""
         fields = self.by_field(_at_rate(self._trained, self._rates))
-        means = self._averaged(fields["means"])
-        if self.mean_bits is not None:
-            means = rounded_straight_through(means, self.mean_bits)
+        means = self._on_grid(fields["reach"]) if self.is_uniform else self._free(fields)
         return MixtureTensors(
             ops.concatenate([ops.zeros((1,)), means]),
             fields["log_precisions"],
             self._log_proportions(fields),
         )
 
-    def _averaged(self, means: Tensor) -> Tensor:
-        """The means, with a gradient that is the average over their members, not the sum.
+    def _free(self, fields: dict[str, Tensor]) -> Tensor:
+        """Means that are each trained by itself, (K - 1,)."""
+        means = _averaged(fields["means"], self.members.value[1:])
+        if self.mean_bits is None:
+            return means
+        return rounded_straight_through(means, self.mean_bits)
 
-        So a mean moves about as far as its members do, whatever their number: with SGD it
-        would otherwise move thousands of times as far. Optimizers that normalise gradients
-        see no difference.
+    def _on_grid(self, reach: Tensor) -> Tensor:
+        """Integers times the one step that is trained, (K - 1,).
+
+        The trained number is the outermost mean, so that it moves as far as a free mean would.
+        Its members' moves determine it by least squares, in which each has the square of its
+        place on the grid as its weight.
         """
-        share = 1.0 / ops.maximum(self.members.value[1:], 1.0)
-        return share * means + ops.stop_gradient((1.0 - share) * means)
+        most = self._integers[-1]
+        places = ops.convert_to_tensor(np.square(self._integers / most))
+        reach = _averaged(reach, ops.sum(self.members.value[1:] * places))
+        step = rounded_straight_through(reach / most, self.mean_bits or STEP_BITS)
+        return ops.convert_to_tensor(self._integers) * step
 
     def _log_proportions(self, fields: dict[str, Tensor]) -> Tensor:
         """log pi_k, (K,)."""
@@ -336,6 +358,9 @@ class GaussianMixturePrior(keras.layers.Layer):
     def _place_mean(self, weights: NDArray[np.floating]) -> None:
         """Moves the component nearest to a tensor's largest weight onto it."""
         largest = float(weights.flat[np.abs(weights).argmax()])
+        if self.is_uniform:
+            self._place_on_grid(largest)
+            return
         slots, mixture = self.alive_slots, self.mixture()
         if slots.size == 1:
             slots = np.array([0, 1])
@@ -344,6 +369,26 @@ class GaussianMixturePrior(keras.layers.Layer):
         means = mixture.means.copy()
         means[1 + np.abs(means[1:] - largest).argmin()] = largest
         self.set_mixture(dataclasses.replace(mixture, means=means), slots)
+
+    def _place_on_grid(self, largest: float) -> None:
+        """Revives the slot nearest to a weight; a grid too coarse for it becomes finer."""
+        integers = self._integers
+        reach = ops.convert_to_numpy(self._trained)[0] * self._rates[0]
+        means = integers * (float(reach) / integers[-1])
+        nearest = int(np.abs(means - largest).argmin())
+        if abs(means[nearest] - largest) >= abs(largest):
+            nearest = int(np.flatnonzero(integers == 1)[0])
+            means = integers * largest
+        slots, mixture = self.alive_slots, self.mixture()
+        stddevs = np.full(self.num_components, mixture.stddevs[0])
+        shares = np.zeros(self.num_components)
+        stddevs[slots], shares[slots] = mixture.stddevs, mixture.mixing_proportions
+        slot = nearest + 1
+        if slot not in slots:
+            slots = np.union1d(slots, slot)
+            shares[[0, slot]] = shares[0] / 2
+        means = np.append(0.0, means)
+        self.set_mixture(GaussianMixture(means[slots], stddevs[slots], shares[slots]), slots)
 
     def assignment_widths(self) -> list[Tensor]:
         """The assignment width of each tensor, or none for each component's own."""
@@ -373,6 +418,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             stddev=self.options.initial_stddev * scale,
             zero_proportion=zero.mean if isinstance(zero, BetaHyperprior) else zero,
             least_bits=least_bits,
+            codebook=self.codebook,
         )
         self.set_mixture(mixture, np.arange(self.num_components))
 
@@ -446,7 +492,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         trained = ops.convert_to_numpy(self._trained) * self._rates
         fields = dict(zip(self._fields, np.split(trained, self._ends[:-1]), strict=True))
         log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
-        fields["means"][inner] = mixture.means[1:]
+        if not self.is_uniform:
+            fields["means"][inner] = mixture.means[1:]
+        elif inner.size:
+            integers = self._integers
+            fields["reach"][:] = reach_of(mixture.means[1:], integers[inner], integers[-1])
         fields["log_precisions"][slots] = np.log(mixture.precisions)
         if "log_proportions" in fields:
             fields["log_proportions"][inner] = log_proportions[1:]
@@ -466,6 +516,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             "options": dataclasses.asdict(self.options),
             "num_tensors": self.num_tensors,
             "mean_bits": self.mean_bits,
+            "codebook": self.codebook,
             "name": self.name,
         }
 
@@ -486,6 +537,17 @@ def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
     """theta = r v in value, with the gradient of theta handed on to v unscaled."""
     value = ops.cast(variable, "float32")
     return value + ops.stop_gradient(ops.convert_to_tensor(rates - 1.0) * value)
+
+
+def _averaged(means: Tensor, members: Tensor) -> Tensor:
+    """Means, with a gradient that is the average over their members, not the sum.
+
+    So a mean moves about as far as its members do, whatever their number: with SGD it would
+    otherwise move thousands of times as far. Optimizers that normalise gradients see no
+    difference.
+    """
+    share = 1.0 / ops.maximum(members, 1.0)
+    return share * means + ops.stop_gradient((1.0 - share) * means)
 
 
 def _check_components(num_components: int) -> None:

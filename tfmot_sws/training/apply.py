@@ -24,6 +24,7 @@ from tfmot_sws.models.wrapped import check_plain, is_wrapped
 from tfmot_sws.prior.hyperpriors import BetaHyperprior
 from tfmot_sws.prior.options import PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.prior.uniform import MOST_POINTS, check_codebook
 from tfmot_sws.training.file_meter import bits_to_spend
 from tfmot_sws.training.shared_step import share_weights
 from tfmot_sws.training.size_target import SizeTarget
@@ -31,7 +32,8 @@ from tfmot_sws.training.unshared import Unshared
 from tfmot_sws.training.wrapper import SoftWeightSharing
 
 # K where neither it nor a target is given, and the most that a codebook holds.
-_USUAL_COMPONENTS, _MOST_COMPONENTS = 16, 256
+_USUAL_COMPONENTS: Final = {"free": 16, "uniform": MOST_POINTS}
+_MOST_COMPONENTS: Final = {"free": 256, "uniform": MOST_POINTS}
 # Up to here the usual number does. A training begins with so many more bits than are to be
 # left.
 _FEW_BITS, _BITS_TO_SPARE = 2.0, 0.7
@@ -55,10 +57,12 @@ class SharingSettings:
     preserve_sparsity: bool
     rounding: bool = True
     target: SizeTarget | None = None
+    codebook: str = "free"
     # Not an argument: the entropy that a target needs at the beginning, in bits a weight.
     least_bits: float = 0.0
 
     def __post_init__(self) -> None:
+        check_codebook(self.codebook, self.num_components)
         if self.target and self.complexity_weight is not None:
             raise ValueError(
                 f"{self.target} decides about complexity_weight during the training; "
@@ -95,21 +99,36 @@ class SharingSettings:
         shared = [v for v, choice in zip(weights, choices, strict=True) if choice.shared]
         unshared = Unshared.of(model, weights, choices, replaceable, is_rounded=self.rounding)
         bits = bits_to_spend(self.target, model, shared, unshared)
+        self._check_bits(bits)
         least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE)
         if bits <= _FEW_BITS or self.num_components is not None:
             return least
         # Eight times as many values as the bits tell apart, for most weights take a few.
         wanted = 1 << (math.ceil(bits) + 3)
-        return dataclasses.replace(least, num_components=min(wanted, _MOST_COMPONENTS))
+        most = _MOST_COMPONENTS[self.codebook]
+        return dataclasses.replace(least, num_components=min(wanted, most))
+
+    def _check_bits(self, bits: float) -> None:
+        """Raises `ValueError` where a grid has too few values for as many bits a weight."""
+        most = math.log2(MOST_POINTS)
+        if self.codebook == "uniform" and bits > most:
+            raise ValueError(
+                f"{self.target} leaves {bits:.1f} bits to each shared weight, but a uniform "
+                f"codebook has at most {MOST_POINTS} values, which take {most:.1f} bits. Ask "
+                "for a smaller file, or take codebook='free'."
+            )
 
     def make_prior(self, num_tensors: int = 1) -> GaussianMixturePrior:
         """A mixture for a number of tensors that has seen no weights yet."""
         return GaussianMixturePrior(
-            _USUAL_COMPONENTS if self.num_components is None else self.num_components,
+            _USUAL_COMPONENTS[self.codebook]
+            if self.num_components is None
+            else self.num_components,
             zero_proportion=self.zero_proportion,
             options=self.options,
             num_tensors=num_tensors,
             mean_bits=_MEAN_BITS if self.rounding else None,
+            codebook=self.codebook,
         )
 
     def of_step(self) -> dict[str, Any]:
@@ -133,7 +152,7 @@ class SharingSettings:
         """The inverse of `to_config`."""
         config = dict(config)
         prior = GaussianMixturePrior.from_config(config.pop("prior"))
-        names = ("num_components", "zero_proportion", "options")
+        names = ("num_components", "zero_proportion", "options", "codebook")
         return cls(**{name: getattr(prior, name) for name in names}, **config)
 
 
@@ -153,6 +172,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     options: PriorOptions | None = None,
     preserve_sparsity: bool = False,
     rounding: bool = True,
+    codebook: str = "free",
 ) -> SoftWeightSharing:
     """Wraps a pretrained model so that ordinary training compresses it.
 
@@ -197,6 +217,10 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         rounding: round the means to 8 significant bits, and vectors that are not shared
             (scales and offsets of normalisation, other biases) to 5 to 8, while training
             snaps; see docs/how_it_works.md. False: they stay float32.
+        codebook: "free": each mean is trained by itself. "uniform": the values of a mixture
+            are integers from -7 to 7 times one trained step, so that
+            `export(..., weights="int4_codebook")` loses nothing and a codebook costs a few
+            bytes of a `.sws` file. K is then at most 15, the default.
 
     Returns:
         The wrapped model, not compiled. Its predictions are those of `model`. For a layer
@@ -233,6 +257,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         preserve_sparsity,
         rounding,
         SizeTarget.of(target_ratio, target_size, target_bits),
+        codebook,
     )
     wrap = _library_of(model).wrap or _wrap
     return wrap(model, settings)
