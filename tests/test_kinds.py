@@ -182,6 +182,10 @@ KINDS = {
         ("a loop of your own", yes("model::custom_loop_trains_through_losses"), NONE),
         ("a stated size", *both("yes", "targets::the_file_has_the_size")),
         (
+            '`codebook="uniform"`',
+            *both("yes", "uniform::every_shared_tensor_is_on_its_grid"),
+        ),
+        (
             "several devices, TensorFlow",
             yes("distribution::mirrored_strategy_equals_one_device", "`MirroredStrategy`"),
             yes(

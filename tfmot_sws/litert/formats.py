@@ -149,8 +149,9 @@ def _int4_codebook(job: Job) -> bytes:
     if wide:
         raise ExportError(
             f"The values of {wide} are not integers of -7 to 7 times a step, so 4 bits cannot "
-            "hold them. Nothing was written. 'smallest' stores such kernels as int8 and the "
-            "others in 4 bits."
+            "hold them. Nothing was written. Train with apply_soft_weight_sharing(model, "
+            "codebook='uniform'), or take 'smallest', which stores such kernels as int8 and "
+            "the others in 4 bits."
         )
     return _as_integers(job, job.model, lambda _: Storage(4))
 
@@ -318,8 +319,9 @@ FORMATS: Final = {
         keeps_clusters_behind_batch_norm=True,
     ),
     "int4_codebook": Format(
-        "An eighth of the size, for kernels whose values are integers of -7 to 7 times a step; "
-        "others are refused. Exact. LiteRT computes a dense layer in about twice the time.",
+        "An eighth of the size, for kernels whose values are integers of -7 to 7 times a step, "
+        "as codebook='uniform' trains them; others are refused. Exact. LiteRT computes a dense "
+        "layer in about twice the time.",
         _int4_codebook,
         tolerance=_ROUNDING,
         keeps_clusters_behind_batch_norm=True,
