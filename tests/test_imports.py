@@ -25,6 +25,7 @@ ORDER = (
     "arguments",
     "gzip_size",
     "plain_text",
+    "rendering",
     "whole_file",
     "backend",
     "prior",
@@ -34,7 +35,9 @@ ORDER = (
     "litert",
     "tf_keras_adapter",
     "visualization",
+    "han_size",
     "report",
+    "comparison",
     "__init__",
     "cli",
 )

@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 import tfmot_sws as sws
+from tfmot_sws.han_size import han_bits, huffman_bits
 from tfmot_sws.models.codebook import ClusteredTensor
 from tfmot_sws.models.entropy import entropy_bits
-from tfmot_sws.report import compression_report, han_bits, huffman_bits
+from tfmot_sws.report import compression_report
 
 COUNTS = st.lists(st.integers(0, 1000), max_size=40)
 SPARSE = hnp.arrays(
@@ -252,3 +253,47 @@ def test_advice_is_on_the_largest_part(rng):
     assert "d/kernel is not shared, see weight_choices" in advice["kernel"]
     assert "d/bias and the like" in advice["bias"]
     assert "rounding=True" in advice["bias"]
+
+
+# Notebooks and the prompt.
+
+
+def named_model(name):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name=name)])
+    model.set_weights([np.tile(np.float32([0, 0, 0, 0.5]), (8, 1)), np.zeros(4)])
+    return model
+
+
+def test_a_notebook_shows_a_table_that_fits_dark_and_light():
+    html = compression_report(named_model("a_layer"))._repr_html_()
+    assert html.startswith("<pre")
+    assert "a_layer/kernel" in html
+    assert "8x4" in html
+    assert "background" not in html
+    assert "CompressionReport(" not in html
+
+
+def test_html_shows_names_as_text():
+    html = compression_report(named_model("<script>[bold]"))._repr_html_()
+    assert "&lt;script&gt;[bold]/kernel" in html
+    assert "<script>" not in html
+
+
+def test_repr_of_a_report_is_one_line():
+    report = compression_report(named_model("a"))
+    assert repr(report) == (
+        f"CompressionReport(2 tensors, {4 * (8 * 4 + 4):,} -> {report.coded_bytes:,} bytes, "
+        f"{report.coded_ratio:.1f}x, 77.8% zeros)"
+    )
+
+
+def test_result_of_export_is_a_table_in_a_notebook_and_a_line_at_the_prompt(tmp_path):
+    result = sws.export(named_model("a"), tmp_path / "a.tflite", "float32")
+    html, line = result._repr_html_(), repr(result)
+    assert html.startswith("<pre")
+    assert "Weights in the file" in html
+    assert f"{result.raw_bytes:,}" in html
+    assert "\n" not in line
+    assert line.startswith(f"Verification({result.raw_bytes:,} bytes")
+    assert "tensors=" not in line
+    assert result.comparison in line

@@ -264,6 +264,17 @@ def test_layers_of_the_same_name_in_two_models_are_told_apart(library):
     assert {t.path for t in report.tensors} == {c.path for c in shared.weight_choices}
 
 
-def test_exclude_that_matches_nothing_lists_the_paths():
-    with pytest.raises(ValueError, match=r"exclude='head/' matches none (.|\n)*first/kernel"):
-        choose_weights(small_model(), None, "head/")
+@pytest.mark.parametrize("name", ["include", "exclude"])
+def test_an_expression_that_matches_nothing_says_what_would(name):
+    selectors = {"include": None, "exclude": None, name: "head/"}
+    with pytest.raises(ValueError, match=f"{name}='head/' matches none") as caught:
+        choose_weights(small_model(), **selectors)
+    assert "first/kernel" in str(caught.value)
+    assert f"or leave {name}= out" in str(caught.value)
+
+
+def test_of_many_paths_a_few_are_shown():
+    model = keras.Sequential([keras.Input((2,)), *(keras.layers.Dense(2) for _ in range(6))])
+    with pytest.raises(ValueError, match="and 4 more") as caught:
+        choose_weights(model, None, "head/")
+    assert str(caught.value).count("/kernel") == 4

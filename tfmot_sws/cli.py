@@ -141,18 +141,12 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _measures(arguments: argparse.Namespace, verification: Verification) -> dict[str, Any]:
     """Shows how far the file's outputs are from those of Keras."""
-    agreement = verification.agreement
     if not arguments.json:
-        classes = "" if agreement is None else f", {agreement:.1%} of the classes the same"
-        Console(soft_wrap=True).print(
-            f"error {verification.relative_error:.1e} of the signal, greatest difference "
-            f"{verification.difference:.1e} of the range{classes}",
-            markup=False,
-        )
+        Console(soft_wrap=True).print(verification.comparison, markup=False)
     return {
         "relative_error": verification.relative_error,
         "difference": verification.difference,
-        "agreement": agreement,
+        "agreement": verification.agreement,
     }
 
 

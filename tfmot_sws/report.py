@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
-import itertools
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import ArrayLike, NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +16,12 @@ from rich.text import Text
 from tfmot_sws.coding.model_file import check_stripped
 from tfmot_sws.coding.sizes import CodedSizes, sizes_as_storable
 from tfmot_sws.gzip_size import gzip_size
+from tfmot_sws.han_size import han_bits
 from tfmot_sws.models.codebook import ClusteredTensor, is_clustered
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.paths import paths_of
 from tfmot_sws.plain_text import cell, plain
+from tfmot_sws.rendering import TEXT_WIDTH, as_html, as_text, width_of
 
 # Columns that a narrow terminal omits, in this order.
 _DROPPED_WHEN_NARROW = ("bits", "gzip", "entropy", "shape", "values")
@@ -34,7 +33,6 @@ _ADVICE = {
     "indices": "a larger complexity_weight gives more zeros and fewer values",
     "framing": "it is the table of tensors, which has its size",
 }
-_MAX_INDEX_BITS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,16 +196,24 @@ class CompressionReport:
         """
         table = _table(self, ())
         for count in range(1, len(_DROPPED_WHEN_NARROW) + 1):
-            if width is None or Console(width=1 << 16).measure(table).maximum <= width:
+            if width is None or width_of(table) <= width:
                 break
             table = _table(self, _DROPPED_WHEN_NARROW[:count])
         return table
 
+    def __repr__(self) -> str:
+        """One line; `print` shows the table."""
+        return (
+            f"CompressionReport({len(self.tensors)} tensors, {self.dense_bytes:,} -> "
+            f"{self.coded_bytes:,} bytes, {self.coded_ratio:.1f}x, {self.zero_share:.1%} zeros)"
+        )
+
     def __str__(self) -> str:
-        console = Console(width=120, color_system=None, force_jupyter=False)
-        with console.capture() as captured:
-            self.print(console)
-        return captured.get()
+        return as_text(self.table(TEXT_WIDTH))
+
+    def _repr_html_(self) -> str:
+        """The table, where the report is the last expression of a notebook's cell."""
+        return as_html(self.table())
 
 
 def compression_report(model: keras.Model) -> CompressionReport:
@@ -274,60 +280,6 @@ def _tensor_report(variable: keras.Variable, path: str, coded_bytes: int) -> Ten
         entropy_bytes=(entropy * values.size + codebook_bits) / 8,
         han_bytes=min(han_bits(tensor), dense_bits) / 8,
     )
-
-
-def han_bits(tensor: ClusteredTensor) -> int:
-    """Returns the size in bits of a tensor in the format of Deep Compression.
-
-    Each non-zero entry is stored as a gap, the number of zeros since the last one, and a
-    codebook index. Gaps are below 2^b; a stored zero splits a longer gap. Gaps and indices
-    are Huffman coded. The size includes the codebook (32 bits per value) and the code
-    lengths (8 bits per symbol). b is chosen to give the smallest size.
-
-    References:
-        Han, Mao, Dally, "Deep Compression", ICLR 2016, sections 2 to 4.
-    """
-    zero = np.flatnonzero(tensor.codebook == 0)
-    zero_index = int(zero[0]) if zero.size else -1
-    flat = tensor.indices.reshape(-1)
-    places = np.flatnonzero(flat != zero_index)
-    gaps = np.diff(places, prepend=-1) - 1
-    counts = np.bincount(flat[places], minlength=tensor.codebook.size)
-    bits = (_bits_with_gaps(gaps, counts, b) for b in range(1, _MAX_INDEX_BITS + 1))
-    return min(bits) + _FLOAT_BITS * tensor.codebook.size
-
-
-def _bits_with_gaps(gaps: NDArray[np.intp], counts: NDArray[np.intp], index_bits: int) -> int:
-    """Returns the size of gaps, values and Huffman tables for gaps below 2^index_bits."""
-    span = 1 << index_bits
-    fillers = int((gaps // span).sum())
-    gap_counts = np.bincount(gaps % span, minlength=span)
-    gap_counts[span - 1] += fillers
-    value_counts = np.append(counts, fillers)
-    tables = 8 * int(np.count_nonzero(gap_counts) + np.count_nonzero(value_counts))
-    return huffman_bits(gap_counts) + huffman_bits(value_counts) + tables
-
-
-def huffman_bits(counts: ArrayLike) -> int:
-    """Returns the length in bits of a Huffman-coded message with these symbol counts.
-
-    A message with one distinct symbol takes one bit per symbol.
-
-    Example:
-        >>> huffman_bits([4, 2, 1, 1])
-        14
-    """
-    heap = [int(count) for count in np.asarray(counts).reshape(-1) if count > 0]
-    if len(heap) == 1:
-        return heap[0]
-    heapq.heapify(heap)
-    total = 0
-    # Every merge of two trees adds one bit to each symbol in them.
-    for _ in itertools.repeat(None, len(heap) - 1):
-        merged = heapq.heappop(heap) + heapq.heappop(heap)
-        total += merged
-        heapq.heappush(heap, merged)
-    return total
 
 
 def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:

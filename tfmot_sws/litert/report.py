@@ -34,6 +34,14 @@ class TfliteReport:
 
     def print(self, console: Console | None = None) -> None:
         """Shows the report as a table on the terminal."""
+        (console or Console()).print(self.table())
+
+    def table(self, caption: str = "") -> Table:
+        """Returns the report as a rich table.
+
+        Args:
+            caption: what to say below it, after the size under gzip.
+        """
         table = Table(title="Weights in the file", box=SIMPLE, show_footer=True)
         table.add_column("tensor", "file", overflow="fold")
         footers = {"shape": "", "type": "", "zeros": "", "values": ""}
@@ -44,8 +52,8 @@ class TfliteReport:
             zeros = f"{t.zeros / max(t.size, 1):.1%}"
             counts = f"{t.distinct:,}", f"{t.stored_bytes:,}"
             table.add_row(cell(t.name), shape, t.dtype, zeros, *counts)
-        table.caption = f"{self.gzip_bytes:,} bytes under gzip"
-        (console or Console()).print(table)
+        table.caption = f"{self.gzip_bytes:,} bytes under gzip{caption}"
+        return table
 
 
 def tflite_report(tflite: bytes) -> TfliteReport:

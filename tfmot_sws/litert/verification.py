@@ -11,14 +11,17 @@ import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
+from rich.table import Table
 
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
+from tfmot_sws.litert.report import TfliteReport
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import check_model
+from tfmot_sws.rendering import as_html, as_text
 
 _BATCH_SIZE = 256
 
@@ -49,6 +52,34 @@ class Verification:
     tensors: tuple[TfliteTensor, ...]
     raw_bytes: int
     gzip_bytes: int
+
+    @property
+    def comparison(self) -> str:
+        """How far the outputs of the file are from those of the model, in words."""
+        classes = (
+            "" if self.agreement is None else f", {self.agreement:.1%} of the classes the same"
+        )
+        return (
+            f"error {self.relative_error:.1e} of the signal, greatest difference "
+            f"{self.difference:.1e} of the range{classes}"
+        )
+
+    def table(self) -> Table:
+        """Returns the weights in the file and the comparison as a rich table."""
+        report = TfliteReport(self.tensors, self.raw_bytes, self.gzip_bytes)
+        return report.table(f"; {self.comparison}")
+
+    def __repr__(self) -> str:
+        """One line; `print` shows the table."""
+        sizes = f"{self.raw_bytes:,} bytes, {self.gzip_bytes:,} under gzip"
+        return f"Verification({sizes}; {self.comparison})"
+
+    def __str__(self) -> str:
+        return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """The table, where it is the last expression of a notebook's cell."""
+        return as_html(self.table())
 
 
 def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verification:

@@ -23,6 +23,8 @@ from tfmot_sws.models.wrapped import NOT_TRAINABLE
 Selector = str | Callable[[keras.Variable], bool]
 
 _BIAS = "bias"
+# So many paths say what they look like, and leave the error readable.
+_PATHS_SHOWN = 8
 # Names that Keras layers give to the parameters of normalisation.
 _NORMALISATION = ("gamma", "beta", "scale")
 
@@ -60,14 +62,15 @@ def choose_weights(
         exclude: likewise, what to leave out; it overrules `include`.
 
     Raises:
-        ValueError: when nothing is left to share, or a regular expression is invalid or,
-            given as `exclude`, matches nothing.
+        ValueError: when nothing is left to share, or a regular expression is invalid or
+            matches nothing.
     """
     view = view_of(model)
     paths, roles, decided = paths_of(model), other_roles(model), _decided_by_layers(model)
     includes = _predicate(include, "include", paths)
     excludes = _predicate(exclude, "exclude", paths)
-    _check_exclude(model, exclude, excludes)
+    _check_matches(model, "include", include, includes)
+    _check_matches(model, "exclude", exclude, excludes)
     kernels = [v for v in view.trainable_weights if is_kernel(v) and id(native(v)) not in roles]
     kernel_range = max((_magnitude(v) for v in kernels), default=-1.0)
     choices = []
@@ -86,15 +89,23 @@ def choose_weights(
     return choices
 
 
-def _check_exclude(model: Any, exclude: Selector | None, excludes: Any) -> None:
-    """Of a single layer, one of many, nothing needs to match."""
-    is_model = isinstance(model, library_of(model).model)
-    if is_model and isinstance(exclude, str) and not any(map(excludes, view_of(model).weights)):
-        listed = "\n".join(f"  {path}" for path in paths_of(model).values())
-        raise ValueError(
-            f"exclude={exclude!r} matches none of the variables of '{model.name}', whose paths "
-            f"are:\n{listed}"
-        )
+def _check_matches(model: Any, name: str, selector: Selector | None, matches: Any) -> None:
+    """Raises `ValueError` for an expression that matches no path: most often a misspelt name.
+
+    Of a single layer, one of many, nothing needs to match.
+    """
+    view, is_model = view_of(model), isinstance(model, library_of(model).model)
+    if not is_model or not isinstance(selector, str) or any(map(matches, view.weights)):
+        return
+    known = list(paths_of(model).values())
+    listed = "\n".join(f"  {path}" for path in known[:_PATHS_SHOWN])
+    rest = len(known) - _PATHS_SHOWN
+    more = f"\n  and {rest} more: [w.path for w in model.weights]" if rest > 0 else ""
+    raise ValueError(
+        f"{name}={selector!r} matches none of the variables of '{model.name}', whose paths "
+        f"are:\n{listed}{more}\n"
+        f"Pass a regular expression that is found in one of them, or leave {name}= out."
+    )
 
 
 def _predicate(

@@ -11,13 +11,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.models.wrapped import wrapped_parts
 from tfmot_sws.plain_text import cell
+from tfmot_sws.rendering import as_html, as_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +67,11 @@ class SharingReport:
         return [dataclasses.asdict(tensor) for tensor in self.tensors]
 
     def __str__(self) -> str:
-        console = Console(width=120, color_system=None, force_jupyter=False)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """The table, where the report is the last expression of a notebook's cell."""
+        return as_html(self.table())
 
     def table(self) -> Table:
         """Returns the report as a rich table."""
