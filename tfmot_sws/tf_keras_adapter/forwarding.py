@@ -8,6 +8,7 @@ import keras
 import tf_keras
 
 from tfmot_sws.training.anneal import RunsInTfKeras
+from tfmot_sws.training.progress_bar import ShowsMainFigures
 
 _HOOKS = [
     *(f"on_epoch_{when}" for when in ("begin", "end")),
@@ -46,6 +47,13 @@ class Forwarding(tf_keras.callbacks.Callback):
         """Hands the model on."""
         super().set_model(model)
         self.callback.set_model(model)
+
+
+class TfKerasProgressBar(ShowsMainFigures, tf_keras.callbacks.ProgbarLogger):
+    """The progress bar of tf_keras without figures that only logs need."""
+
+    def __init__(self) -> None:
+        super().__init__(count_mode="steps")
 
 
 def for_tf_keras(callbacks: Any) -> Any:

@@ -19,7 +19,7 @@ from tfmot_sws.models.wrapped import (
     check_saved_as,
     check_unchanged,
 )
-from tfmot_sws.tf_keras_adapter.forwarding import for_tf_keras
+from tfmot_sws.tf_keras_adapter.forwarding import TfKerasProgressBar, for_tf_keras
 from tfmot_sws.tf_keras_adapter.variable_places import Replacement, find_places
 from tfmot_sws.tf_keras_adapter.views import ModelView
 from tfmot_sws.training.fit_arguments import fit_arguments
@@ -147,7 +147,9 @@ class TfKerasSoftWeightSharing(TfKerasWrapped, tf_keras.Model):
         Raises:
             ValueError: when the number of training examples is needed and unknown.
         """
-        arguments = fit_arguments(tf_keras.Model.fit, self, args, kwargs, _num_examples)
+        arguments = fit_arguments(
+            tf_keras.Model.fit, self, args, kwargs, _num_examples, TfKerasProgressBar
+        )
         arguments["callbacks"] = for_tf_keras(arguments["callbacks"])
         try:
             return super().fit(**arguments)

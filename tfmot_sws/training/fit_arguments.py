@@ -1,4 +1,4 @@
-"""Completes the arguments of `fit`: counts the examples, and adds a missing callback."""
+"""Completes the arguments of `fit`: counts the examples, and adds missing callbacks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from tfmot_sws.models.wrapped import check_unchanged
 from tfmot_sws.training.anneal import AnnealAndMerge, put_first
 from tfmot_sws.training.batches import draw_batches
+from tfmot_sws.training.progress_bar import ProgressBar, with_progress_bar
 from tfmot_sws.training.train_size import count_examples, count_steps
 
 
@@ -19,8 +20,11 @@ def fit_arguments(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     count: Callable[..., int] = count_examples,
+    progress_bar: Callable[[], Any] = ProgressBar,
 ) -> dict[str, Any]:
     """The arguments of a wrapper's `fit` by name, with an `AnnealAndMerge` among them.
+
+    A progress bar of few figures is added where Keras would add one of all.
 
     The model's `train_size` is set where it was unknown.
 
@@ -30,6 +34,7 @@ def fit_arguments(
         args: positional arguments, without the model.
         kwargs: named arguments.
         count: counts the training examples, as `count_examples` does.
+        progress_bar: makes a progress bar of the model's library.
 
     Raises:
         ValueError: when the optimizer averages weights, or layers were frozen or unfrozen
@@ -58,7 +63,8 @@ def fit_arguments(
             "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
             stacklevel=3,
         )
-    arguments["callbacks"] = callbacks
+    verbose = arguments.get("verbose", "auto")
+    arguments["callbacks"] = with_progress_bar(callbacks, verbose, progress_bar)
     listed = getattr(callbacks, "callbacks", callbacks)
     for callback in listed:
         if isinstance(callback, AnnealAndMerge):
