@@ -26,6 +26,7 @@ from tfmot_sws.prior.options import PriorOptions
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.prior.uniform import MOST_POINTS, check_codebook
 from tfmot_sws.training.file_meter import bits_to_spend
+from tfmot_sws.training.first_look import look_at
 from tfmot_sws.training.shared_step import share_weights
 from tfmot_sws.training.size_target import SizeTarget
 from tfmot_sws.training.unshared import Unshared
@@ -233,6 +234,10 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             nothing to share or a `train_step` of its own, cannot be rebuilt from its
             configuration, an argument is out of range, or no training can reach the target.
 
+    Warns:
+        UserWarning: the weights are clustered already, or were trained under another wrapper,
+            as when a notebook's cell is run twice; or most of them are frozen.
+
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
         >>> shared = apply_soft_weight_sharing(dense, num_components=4)
@@ -260,7 +265,10 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         codebook,
     )
     wrap = _library_of(model).wrap or _wrap
-    return wrap(model, settings)
+    wrapper = wrap(model, settings)
+    if is_wrapped(wrapper) and isinstance(model, _library_of(model).model):
+        look_at(model, wrapper)
+    return wrapper
 
 
 def _library_of(model: Any) -> Library:
@@ -301,8 +309,9 @@ def check_wrappable(model: Any) -> None:
     """
     if is_wrapped(model):
         raise ValueError(
-            f"Model '{model.name}' is already under soft weight-sharing. Fit it, or strip "
-            "it with strip_soft_weight_sharing before wrapping again."
+            f"Model '{model.name}' is already under soft weight-sharing, so it can be "
+            "fitted as it is. To start again, load the dense model and wrap that: this "
+            "wrapper trains the weights of the model that it was made from."
         )
     check_plain(model)
     if not model.built or not model.weights:

@@ -1,0 +1,120 @@
+"""Looks at a model that was just wrapped, and says what its user may not have meant."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.backend.scalars import to_float
+from tfmot_sws.models.codebook import distinct_values
+from tfmot_sws.models.wrapped import NOT_TRAINABLE
+
+# A tensor with fewer non-zero weights proves nothing.
+_ENOUGH: Final = 64
+# In a clustered tensor each non-zero value occurs so often on average. In float32 weights from
+# an initializer or a training hardly any occurs twice.
+_REPEATS: Final = 8
+_MOST: Final = 0.5
+_LONG_FLOATS: Final = ("float32", "float64")
+_BYTES: Final = 4
+
+# The latest wrapper of each model that lives. It trains the model's own weights.
+_wrappers: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+
+
+def look_at(model: Any, wrapper: Any) -> None:
+    """Warns, once for each reason, of a model that is hardly what was meant to be wrapped.
+
+    Args:
+        model: the user's model, of Keras 3 or tf_keras.
+        wrapper: what `apply_soft_weight_sharing` made of it.
+    """
+    remarks = [*_trained_before(model), *_clustered(wrapper), *_mostly_frozen(wrapper)]
+    _wrappers[model] = weakref.ref(wrapper)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+
+
+def _trained_before(model: Any) -> Iterator[str]:
+    """A cell that wraps was run again, after the one that trains."""
+    reference = _wrappers.get(model)
+    before = None if reference is None else reference()
+    steps = 0.0 if before is None else to_float(before.sharing.steps)
+    if steps:
+        yield (
+            f"Model '{model.name}' was wrapped before, and trained for {steps:,.0f} steps "
+            "under soft weight-sharing: its weights are no longer those of the dense model. "
+            "To start again, load or build the dense model once more and wrap that. To go on "
+            "from here on purpose, ignore this warning."
+        )
+
+
+def _clustered(wrapper: Any) -> Iterator[str]:
+    """A stripped model, or one with quantized weights, was wrapped again."""
+    judged = [
+        (path, values, distinct)
+        for path, values in _shared_kernels(wrapper)
+        if (distinct := _distinct_nonzero(values)) is not None
+    ]
+    found = [one for one in judged if one[2]]
+    if not found or len(found) <= _MOST * len(judged):
+        return
+    path, values, distinct = found[0]
+    yield (
+        f"{len(found)} of the {len(judged)} larger weight tensors of '{wrapper.inner.name}' "
+        f"hold few values ('{path}': {distinct} besides zero in {values.size:,} weights): it "
+        "is clustered already, as after strip_soft_weight_sharing. Another training starts "
+        "from these clusters and seldom gains anything. To start again, load the dense model "
+        "and wrap that. To go on from here on purpose, ignore this warning."
+    )
+
+
+def _shared_kernels(wrapper: Any) -> Iterator[tuple[str, NDArray]]:
+    for group in wrapper.groups:
+        for position, variable in zip(group.positions, group.variables, strict=True):
+            # What an initializer gives in bfloat16 has few values too.
+            if len(variable.shape) > 1 and str(variable.dtype) in _LONG_FLOATS:
+                path = wrapper.weight_choices[position].path
+                yield path, ops.convert_to_numpy(variable).astype(np.float32)
+
+
+def _distinct_nonzero(values: NDArray[np.float32]) -> int | None:
+    """Counts the distinct non-zero values of a clustered tensor.
+
+    Returns:
+        0 for a tensor that is not clustered, as a pruned one, whose other weights differ;
+        `None` where nothing can be told: few non-zero weights, or a constant, such as an
+        initializer gives too.
+    """
+    nonzero = values[values != 0]
+    if nonzero.size < _ENOUGH:
+        return None
+    distinct = distinct_values(nonzero)
+    if distinct is None or distinct.size * _REPEATS > nonzero.size:
+        return 0
+    return distinct.size if distinct.size > 1 else None
+
+
+def _mostly_frozen(wrapper: Any) -> Iterator[str]:
+    """Most of the weights are in frozen layers, so that the file can hardly become smaller."""
+    sizes = [(choice, int(np.prod(choice.shape))) for choice in wrapper.weight_choices]
+    total = sum(size for _, size in sizes)
+    shared = sum(size for choice, size in sizes if choice.shared)
+    # Vectors that are not trainable are statistics of normalization.
+    frozen = sum(size for c, size in sizes if c.reason == NOT_TRAINABLE and len(c.shape) > 1)
+    if frozen <= _MOST * total:
+        return
+    yield (
+        f"Only {shared:,} of the {total:,} weights of '{wrapper.inner.name}' are shared "
+        f"({shared / total:.1%}): {frozen:,} are in frozen layers (trainable=False), stay as "
+        f"they are, and take about {_BYTES * frozen:,} bytes in the file, which can become at "
+        f"most {total / (total - shared):.1f} times smaller. Set trainable=True on these "
+        "layers before wrapping, and train with a small learning rate. If only the rest is to "
+        "become small, ignore this warning."
+    )
