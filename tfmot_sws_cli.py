@@ -31,6 +31,7 @@ _MODELS = (".keras", ".h5")
 _EPILOG = """\
 examples:
   tfmot-sws report stripped.keras              the size of each tensor, counted in five ways
+  tfmot-sws report dense.keras stripped.keras  two files side by side
   tfmot-sws compress stripped.keras model.sws  the file to store or to send
   tfmot-sws decompress model.sws model.keras   the identical model back
   tfmot-sws export model.sws model.tflite      for LiteRT, on a phone
@@ -47,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--json", action="store_true", help="print the result, or the error, as JSON"
+    )
+    common.add_argument(
+        "--quiet", action="store_true", help="do not show on the terminal what is being done"
     )
     common.add_argument(
         "--import",
@@ -68,7 +72,12 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
     report = add("report", "Show zeros, values and bytes of every tensor of a file.")
-    report.add_argument("file", metavar="FILE", help="a .keras, .h5, .sws or .tflite file")
+    report.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="a .keras, .h5, .sws or .tflite file; two are shown side by side",
+    )
     compress = add("compress", "Write a stripped model as a compressed .sws file.")
     compress.add_argument("source", metavar="MODEL", help="a stripped model, .keras or .h5")
     compress.add_argument("target", metavar="OUT.sws", help="the file to write")
@@ -136,17 +145,21 @@ def _problems(arguments: argparse.Namespace) -> Iterator[tuple[int, str]]:
         "decompress": ((".sws",), ".keras"),
         "export": ((*_MODELS, ".sws"), ".tflite"),
     }[arguments.command]
-    source = pathlib.Path(arguments.file if target is None else arguments.source)
-    yield from _wrong_suffix(source, *sources)
+    named = arguments.files if target is None else [arguments.source]
+    if len(named) > 2:
+        yield 2, f"report: expected one or two files; received {len(named)}"
+    read = [pathlib.Path(name) for name in named]
+    for source in read:
+        yield from _wrong_suffix(source, *sources)
     if target is not None:
         yield from _wrong_suffix(pathlib.Path(arguments.target), target)
     if arguments.command == "export" and arguments.format not in FORMATS:
         yield 2, f"--format {arguments.format}: expected one of {', '.join(FORMATS)}"
     data = getattr(arguments, "representative_data", None), getattr(arguments, "sample", None)
-    for path in (source, *(pathlib.Path(path) for path in data if path is not None)):
+    for path in (*read, *(pathlib.Path(path) for path in data if path is not None)):
         if not path.is_file():
             yield 1, f"'{path}': no such file"
-    folder = pathlib.Path(getattr(arguments, "target", source)).parent
+    folder = pathlib.Path(getattr(arguments, "target", read[0])).parent
     if not folder.is_dir():
         yield 1, f"'{folder}': no such folder"
 

@@ -1,5 +1,6 @@
 """The command `tfmot-sws`: what it writes, prints and returns."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -16,6 +17,7 @@ from rich.console import Console
 
 import tfmot_sws as sws
 import tfmot_sws_cli
+from tfmot_sws.comparison import Comparison, Row
 from tfmot_sws.litert.export import FORMATS
 from tfmot_sws_cli import main, parser
 
@@ -408,3 +410,54 @@ def test_messages_about_files_are_shown_as_text(source, capsys):
     with pytest.raises(sws.CompressedFileError) as caught:
         sws.load_compressed(file)
     assert str(caught.value).isprintable()
+
+
+def test_report_shows_two_files_side_by_side(source, compressed, rng, capsys):
+    dense = keras.models.load_model(source)
+    dense.layers[0].kernel.assign(rng.standard_normal((12, 16)))
+    other = source.with_name("dense.keras")
+    dense.save(other)
+    capsys.readouterr()
+    assert main(["report", str(other), str(compressed), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    kernel = result["tensors"][0]
+    assert kernel["path"].endswith("/kernel")
+    assert kernel["first"] == {"num_bytes": 12 * 16 * 4, "zeros": 0.0, "distinct": 12 * 16}
+    assert kernel["second"]["distinct"] == 3
+    assert kernel["second"]["num_bytes"] < 12 * 16
+    assert result["totals"][1]["num_bytes"] == compressed.stat().st_size
+    assert result["ratio"] == pytest.approx(
+        result["totals"][0]["num_bytes"] / compressed.stat().st_size
+    )
+    assert main(["report", str(other), str(compressed)]) == 0
+    assert "192 | 3" in capsys.readouterr().out
+
+
+def test_a_tensor_that_one_file_lacks_is_a_dash():
+    row = Row(100, 0.5, 3)
+    table = Comparison(("a", "b"), {"only": (row, None)}, (row, Row(50, 0.5, None))).table()
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    assert "100 | -" in captured.get()
+    assert "2.00x" in captured.get()
+
+
+def test_report_of_three_files_is_wrong_usage(source, capsys):
+    assert main(["report", *[str(source)] * 3]) == 2
+    assert "one or two files" in error_line(capsys)
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], True), (["--quiet"], False)])
+def test_steps_are_named_on_a_terminal_unless_quiet(options, shown, source, monkeypatch):
+    named = []
+
+    def status(_console, text):
+        named.append(str(text))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(Console, "status", status)
+    target = str(source.with_suffix(".sws"))
+    assert main(["compress", str(source), target, *options]) == 0
+    steps = ["Reading model.keras ...", "Compressing model.keras ..."]
+    assert named == (steps if shown else [])

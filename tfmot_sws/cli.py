@@ -18,6 +18,7 @@ from rich.text import Text
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.keras_file import check_keras_file
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
+from tfmot_sws.comparison import compare
 from tfmot_sws.litert.export import export
 from tfmot_sws.litert.input_files import load_inputs
 from tfmot_sws.litert.report import tflite_report
@@ -86,23 +87,29 @@ def _print_line(text: str) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> dict[str, Any]:
-    path = pathlib.Path(arguments.file)
-    report: Any
-    if path.suffix == ".tflite":
-        report = tflite_report(path.read_bytes())
-    else:
-        model = _load(path, arguments.trust)
-        with _status(f"Counting {path.name}"):
-            report = compression_report(model)
+    reports = [_report_of(pathlib.Path(file), arguments) for file in arguments.files]
+    if len(reports) == 1:
+        if not arguments.json:
+            reports[0].print(Console())
+        return dict(reports[0].to_dict())
+    comparison = compare(tuple(arguments.files), *reports)
     if not arguments.json:
-        report.print(Console())
-    return report.to_dict()
+        Console().print(comparison.table())
+    return comparison.to_dict()
+
+
+def _report_of(path: pathlib.Path, arguments: argparse.Namespace) -> Any:
+    if path.suffix == ".tflite":
+        return tflite_report(path.read_bytes())
+    model = _load(path, arguments)
+    with _status(f"Counting {path.name}", arguments):
+        return compression_report(model)
 
 
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments)
-    model = _load(source, arguments.trust)
-    with _status(f"Compressing {source.name}"):
+    model = _load(source, arguments)
+    with _status(f"Compressing {source.name}", arguments):
         save_compressed(
             model,
             target,
@@ -114,20 +121,21 @@ def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _decompress(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments)
-    model = _load(source)
-    with _status(f"Writing {target.name}"), replacing(target) as temporary:
+    model = _load(source, arguments)
+    with _status(f"Writing {target.name}", arguments), replacing(target) as temporary:
         model.save(temporary)
     return _written(arguments, source, target)
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments)
-    model = _load(source, arguments.trust)
+    model = _load(source, arguments)
     data, sample = (
         None if path is None else load_inputs(path, model)
         for path in (arguments.representative_data, arguments.sample)
     )
-    with _status(f"Converting {source.name}"):
+    step = f"Converting {source.name} to {arguments.format} and comparing the outputs"
+    with _status(step, arguments):
         verification = export(
             model,
             target,
@@ -162,15 +170,16 @@ def _paths(arguments: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path]:
     return pathlib.Path(arguments.source), pathlib.Path(arguments.target)
 
 
-def _load(path: pathlib.Path, trust: bool = False) -> Any:
+def _load(path: pathlib.Path, arguments: argparse.Namespace) -> Any:
     """Loads the model in a .keras, .h5 or .sws file.
 
     Args:
         path: the file.
-        trust: whether a .keras or .h5 file may do what it likes: run code, in Lambda
-            layers, and name any part of Keras.
+        arguments: of the command. With `trust` a .keras or .h5 file may do what it likes:
+            run code, in Lambda layers, and name any part of Keras.
     """
-    with _status(f"Reading {path.name}"):
+    trust = getattr(arguments, "trust", False)
+    with _status(f"Reading {path.name}", arguments):
         if path.suffix == ".sws":
             return load_compressed(path)
         if not trust and path.suffix == ".keras":
@@ -187,7 +196,10 @@ def _check_keras_file(path: pathlib.Path) -> None:
         ) from error
 
 
-def _status(text: str) -> contextlib.AbstractContextManager[Any]:
+def _status(text: str, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Shows on stderr what is being done, while it is; on a terminal only."""
+    if arguments.quiet:
+        return contextlib.nullcontext()
     return Console(stderr=True).status(cell(f"{text} ..."))
 
 
