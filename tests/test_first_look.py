@@ -9,7 +9,7 @@ import tf_keras
 
 import tfmot_sws as sws
 
-FEW = np.float32([0, 0, 0, 0, -0.2, 0.1, 0.4])
+FEW = np.float32([0, -0.2, 0.1, 0.4])
 
 
 @pytest.fixture(params=[keras, tf_keras])
@@ -58,7 +58,7 @@ RNG = np.random.default_rng(0)
 
 
 def pruned(shape):
-    return RNG.standard_normal(shape) * (RNG.random(shape) < 0.2)
+    return RNG.standard_normal(shape) * (RNG.random(shape) < 0.5)
 
 
 def few_nonzero(shape):
@@ -119,3 +119,10 @@ def test_a_smaller_frozen_part_or_an_excluded_one_is_not(library):
     first = model.layers[0].name
     model.layers[1].trainable = True
     assert remarks(model, exclude=first + "/") == []
+
+
+def test_a_few_frozen_weights_are_not(library):
+    layers = library.layers
+    first = layers.Dense(3, trainable=False)
+    model = library.Sequential([library.Input((4,)), first, layers.Dense(2)])
+    assert remarks(model) == []

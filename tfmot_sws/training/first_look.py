@@ -15,8 +15,8 @@ from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.codebook import distinct_values
 from tfmot_sws.models.wrapped import NOT_TRAINABLE
 
-# A tensor with fewer non-zero weights proves nothing.
-_ENOUGH: Final = 64
+# A tensor with fewer non-zero weights proves nothing, and fewer frozen weights hardly matter.
+_ENOUGH: Final = 256
 # In a clustered tensor each non-zero value occurs so often on average. In float32 weights from
 # an initializer or a training hardly any occurs twice.
 _REPEATS: Final = 8
@@ -108,7 +108,7 @@ def _mostly_frozen(wrapper: Any) -> Iterator[str]:
     shared = sum(size for choice, size in sizes if choice.shared)
     # Vectors that are not trainable are statistics of normalization.
     frozen = sum(size for c, size in sizes if c.reason == NOT_TRAINABLE and len(c.shape) > 1)
-    if frozen <= _MOST * total:
+    if frozen < _ENOUGH or frozen <= _MOST * total:
         return
     yield (
         f"Only {shared:,} of the {total:,} weights of '{wrapper.inner.name}' are shared "
