@@ -7,6 +7,7 @@ import tf_keras
 from keras import layers, ops
 
 import tfmot_sws as sws
+from tfmot_sws.litert.converter import with_batch_of_one
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="another process converts"
@@ -23,6 +24,17 @@ def test_dict_inputs_need_no_alphabetical_order(rng):
     tflite = sws.convert_to_tflite(model)
     outputs = sws.predict_tflite(tflite, x)
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_an_only_input_in_a_list_needs_no_warning(batch, rng):
+    # So Keras 3 reads the .h5 files of Keras 2.
+    inputs = keras.Input((4,), batch_size=batch)
+    model = keras.Model([inputs], layers.Dense(3)(inputs))
+    x = rng.standard_normal((5, 4)).astype("float32")
+    assert sws.verify_tflite(sws.convert_to_tflite(model), model).difference < 1e-5
+    tflite = sws.convert_to_tflite(with_batch_of_one(model), sample=x)
+    assert sws.verify_tflite(tflite, model, x).difference < 1e-5
 
 
 @keras.saving.register_keras_serializable(package="tfmot_sws_tests")

@@ -62,12 +62,25 @@ def with_batch_of_one(model: keras.Model) -> keras.Model:
         return library.input(shape, batch_size=1, dtype=tensor.dtype, name=tensor.name)
 
     inputs = keras.tree.map_structure(fix, input_structure(model))
-    return library.model(inputs, model(inputs), name=model.name)
+    return library.model(inputs, model(as_taken(inputs, model)), name=model.name)
 
 
 def input_structure(model: keras.Model) -> Any:
     """Returns the model's symbolic inputs as it takes them: a tensor, list or dict."""
     return model.inputs[0] if len(model.inputs) == 1 else model.input
+
+
+def as_taken(inputs: Any, model: keras.Model) -> Any:
+    """Returns an only input in a list if the model takes it so; all others unchanged.
+
+    Models that Keras 3 reads from an .h5 file of Keras 2 do, and Keras warns of an array that
+    is in no list.
+    """
+    # A Sequential model that nothing called has no `input`.
+    structure = getattr(model, "input", None)
+    if not isinstance(structure, list) or len(structure) != 1:
+        return inputs
+    return keras.tree.flatten(inputs)
 
 
 def _with_inputs(model: keras.Model) -> keras.Model:

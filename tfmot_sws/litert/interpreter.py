@@ -10,7 +10,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_integer
-from tfmot_sws.litert.converter import input_structure
+from tfmot_sws.litert.converter import as_taken, input_structure
 from tfmot_sws.litert.frugal_file import check_tflite
 from tfmot_sws.litert.model_inputs import cast_input, make_up
 from tfmot_sws.models.examples import check_examples
@@ -101,7 +101,7 @@ def make_up_inputs(tflite: bytes, model: keras.Model) -> Any:
 
 def _takes(model: keras.Model, inputs: Any) -> bool:
     """Whether a model computes numbers from inputs of this size."""
-    first = keras.tree.map_structure(lambda array: array[:1], inputs)
+    first = as_taken(keras.tree.map_structure(lambda array: array[:1], inputs), model)
     try:
         if isinstance(model, keras.Model):
             # TensorFlow's convolution on a CPU returns an image that is too small as it is.

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
-from tfmot_sws.litert.converter import ExportError
+from tfmot_sws.litert.converter import ExportError, as_taken
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
 from tfmot_sws.litert.report import TfliteReport
@@ -139,7 +139,7 @@ def predict_keras(model: keras.Model, inputs: Any) -> list[NDArray]:
     for start in range(0, len(keras.tree.flatten(inputs)[0]), step):
         stop = start + step
         part = keras.tree.map_structure(lambda a, i=start, j=stop: np.asarray(a)[i:j], inputs)
-        outputs = keras.tree.flatten(model(part, training=False))
+        outputs = keras.tree.flatten(model(as_taken(part, model), training=False))
         parts.append([ops.convert_to_numpy(output) for output in outputs])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
