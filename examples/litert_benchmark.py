@@ -15,18 +15,17 @@ import functools
 import gzip
 import os
 import pathlib
-import time
 import warnings
 
 # TensorFlow's start-up messages say nothing that is needed here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import mlperf_tiny
 import numpy as np
 import quickstart
 import tf_keras
 import tfmot_steps
-from ai_edge_litert.interpreter import Interpreter
 from rich.console import Console
 from rich.table import Table
 
@@ -131,28 +130,6 @@ def training_on(data, epochs, rate):
     )
 
 
-def measure_latency(files, example):
-    """Median seconds of one example, by file; rounds take turns, so that load hits all."""
-    calls = {name: prepare(file, example) for name, file in files.items()}
-    seconds = {name: [] for name in calls}
-    for _ in range(LATENCY_ROUNDS):
-        for name, invoke in calls.items():
-            start = time.perf_counter()
-            for _ in range(RUNS_A_ROUND):
-                invoke()
-            seconds[name].append((time.perf_counter() - start) / RUNS_A_ROUND)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
-def prepare(file, example):
-    """A function that runs one example in LiteRT with its default settings, one thread."""
-    interpreter = Interpreter(model_content=file)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], example)
-    interpreter.invoke()
-    return interpreter.invoke
-
-
 def main():
     """Makes every file, measures it, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -187,7 +164,9 @@ def to_table(files, data):
     """One row a file."""
     # Look-up tables run in TensorFlow Lite Micro only, which is not built for speed here.
     timed = {k: f for k, f in files.items() if isinstance(f, bytes) and k != "tflm"}
-    latency = measure_latency(timed, data["x_test"][:1])
+    latency = mlperf_tiny.measure_latency(
+        timed, data["x_test"][:1], LATENCY_ROUNDS, RUNS_A_ROUND
+    )
     table = Table(title=f"{len(data['x_test']):,} test images, batch 1, median of many runs")
     table.add_column("format", no_wrap=True)
     for heading in ("accuracy", "raw bytes", "gzip bytes", "latency"):
