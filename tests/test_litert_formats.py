@@ -226,6 +226,19 @@ def test_int4_codebook_is_an_eighth_and_exact(name, rng):
     assert all(t.stored_bytes == -(-t.size // 2) for t in kernels)
 
 
+def test_int4_codebook_behind_a_batch_norm_of_round_factors(rng):
+    """With the factors 1 and 16, the folded kernel lies on one grid of 8 bits, too."""
+    conv = keras.layers.Conv2D(8, 3, use_bias=False)
+    norm = keras.layers.BatchNormalization(epsilon=0.0)
+    model = keras.Sequential([keras.Input((6, 6, 16)), conv, norm])
+    conv.kernel.assign(rng.integers(-7, 8, conv.kernel.shape) / np.float32(64))
+    norm.gamma.assign(np.float32([1, 16] * 4))
+    inputs = rng.standard_normal((8, 6, 6, 16)).astype("float32")
+    tflite = sws.convert_to_tflite(model, "int4_codebook", sample=inputs)
+    assert sws.verify_tflite(tflite, model, inputs).difference < 1e-5
+    assert {t.dtype for t in large(stored_tensors(tflite))} == {"int4"}
+
+
 def test_int4_codebook_names_what_does_not_fit():
     model = on_uniform_grid(sequential())
     model.layers[0].kernel.assign(model.layers[0].kernel + 0.01)

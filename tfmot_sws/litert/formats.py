@@ -153,7 +153,18 @@ def _int4_codebook(job: Job) -> bytes:
             "codebook='uniform'), or take 'smallest', which stores such kernels as int8 and "
             "the others in 4 bits."
         )
-    return _as_integers(job, job.model, lambda _: Storage(4))
+    # A constant that is no kernel may need 8 bits.
+    return _as_integers(job, job.model, lambda found: Storage(max(4, found.bits)), _find_narrow)
+
+
+def _find_narrow(values: NDArray[np.float32]) -> Integers | None:
+    """Finds integers of 4 bits where there are some.
+
+    Factors of a folded BatchNorm that are integers times a step themselves, as after
+    stripping, can put a whole kernel on one grid of 8 bits.
+    """
+    narrow = find_integers(values, max_bits=4)
+    return find_integers(values) if narrow is None else narrow
 
 
 def _fits_int4(variable: Any) -> bool:
@@ -169,13 +180,18 @@ def _smallest(job: Job) -> bytes:
     return _as_integers(job, place_on_int8_grid(job.model), smallest_storage)
 
 
-def _as_integers(job: Job, model: keras.Model, storage: Callable[[Integers], Storage]) -> bytes:
+def _as_integers(
+    job: Job,
+    model: keras.Model,
+    storage: Callable[[Integers], Storage],
+    find: Callable[[NDArray[np.float32]], Integers | None] = find_integers,
+) -> bytes:
     """Converts a model whose kernels are integers times steps, and stores these integers."""
     exact = convert(model)
     off_grid: list[str] = []
 
     def choose(name: str, values: NDArray[np.float32]) -> Integers | None:
-        found = find_integers(values)
+        found = find(values)
         if found is None and values.size >= _WORTH_A_WARNING:
             off_grid.append(name)
         return found

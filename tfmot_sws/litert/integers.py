@@ -51,11 +51,12 @@ class Integers:
         return self.integers.astype(np.float32) * self.steps.reshape(shape)
 
 
-def find_integers(values: NDArray[np.float32]) -> Integers | None:
+def find_integers(values: NDArray[np.float32], max_bits: int = 8) -> Integers | None:
     """Finds integers and steps whose products are the values of a tensor.
 
     Args:
         values: float32, any shape.
+        max_bits: the greatest width that the integers may need, 2, 4 or 8.
 
     Returns:
         One step for the tensor if that is enough, else one a channel along the first axis
@@ -64,13 +65,17 @@ def find_integers(values: NDArray[np.float32]) -> Integers | None:
     """
     whole = _find(values.reshape(1, -1))
     if whole is not None:
-        return Integers(whole[0].reshape(values.shape), whole[1], None)
+        found = Integers(whole[0].reshape(values.shape), whole[1], None)
+        if found.bits <= max_bits:
+            return found
     for axis in _axes(values):
         channels = np.moveaxis(values, axis, 0)
-        found = _find(channels.reshape(len(channels), -1))
-        if found is not None:
-            integers = np.moveaxis(found[0].reshape(channels.shape), 0, axis)
-            return Integers(np.ascontiguousarray(integers), found[1], axis)
+        rows = _find(channels.reshape(len(channels), -1))
+        if rows is not None:
+            integers = np.moveaxis(rows[0].reshape(channels.shape), 0, axis)
+            found = Integers(np.ascontiguousarray(integers), rows[1], axis)
+            if found.bits <= max_bits:
+                return found
     return None
 
 
