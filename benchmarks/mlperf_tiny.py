@@ -81,7 +81,7 @@ def _to_section(row):
     cells, notes = [list(line) for line in example.to_cells(row)], example.to_notes(row)
     if row["load"] > IDLE:
         headers, cells = headers[:4], [line[:4] for line in cells]
-        notes.append(f"latency: left out, as {row['load']} other jobs ran on the machine.")
+        notes.append(f"latency: left out, as the machine was busy (load {row['load']}).")
     table = common.to_table(headers, cells, ("left", *["right"] * (len(headers) - 1)))
     notes = "\n".join(f"- {note}" for note in notes)
     return f"## {row['title']}\n\n" + common.to_section(row["network"], f"{table}\n\n{notes}")
