@@ -14,8 +14,8 @@ ResNet-8 trains on CIFAR-10, which Keras downloads unless `--data` names an .npz
 trained on what the dense network answers to made-up inputs. That shows the way and the sizes,
 and says nothing about accuracy on real data.
 
-It takes half an hour on two cores, most of it for ResNet-8; with `--quick` one to three
-minutes a network. The format "tflm" needs `pip install tflite-micro`.
+Most of the time, a quarter of an hour on two busy cores, is ResNet-8's training; with `--quick`
+a network takes one to three minutes, visual wake words longer. The format "tflm" needs `pip install tflite-micro`.
 """
 
 import argparse
