@@ -15,7 +15,8 @@ trained on what the dense network answers to made-up inputs. That shows the way 
 and says nothing about accuracy on real data.
 
 Most of the time, a quarter of an hour on two busy cores, is ResNet-8's training; with `--quick`
-a network takes one to three minutes, visual wake words longer. The format "tflm" needs `pip install tflite-micro`.
+a network takes one to three minutes, visual wake words longer. The format "tflm" needs
+`pip install tflite-micro`.
 """
 
 import argparse
