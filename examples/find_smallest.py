@@ -5,7 +5,7 @@
 A classifier of handwritten digits (8 x 8 pixels, 1,797 images that ship inside scikit-learn) is
 trained as usual, and then with one stated size after the other, until two sizes 10 % apart lie
 on either side of what is allowed. Validation data decides; test data gives the last two
-figures. It takes some minutes: up to eight trainings, each with a program of its own to compile.
+figures. It takes some minutes: up to eight trainings, each of which compiles its own programs.
 `--folder` keeps the files; a search that was stopped goes on from there.
 """
 

@@ -26,10 +26,11 @@ TRAINING = """
 shared.compile("adam", "sparse_categorical_crossentropy")
 history = shared.fit(x_train, y_train, epochs=2, verbose=0, callbacks=[sws.AnnealAndMerge()])
 """
+STRIPPING = TRAINING + "small = sws.strip_soft_weight_sharing(shared)\n"
 BEFORE = {
-    "visualization.plot_history": TRAINING,
-    "shared.save(": TRAINING,
-    "# Deploy": TRAINING,
+    ("guide", "visualization.plot_history"): TRAINING,
+    ("guide", "shared.save("): TRAINING,
+    ("deployment", '"int4_codebook", sample'): STRIPPING,
 }
 # Trainings of a few steps may come out as they like.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -176,8 +177,8 @@ def test_code_runs(page, tmp_path, monkeypatch):
     for line, code in blocks_of(page):
         if any(part in code for part in ELSEWHERE):
             continue
-        for part, done in BEFORE.items():
-            if part in code and page.stem == "guide":
+        for (where, part), done in BEFORE.items():
+            if part in code and page.stem == where:
                 exec(done, names)
         # Line numbers of a failure are those of the page.
         exec(compile("\n" * line + code, str(page), "exec"), names)

@@ -105,7 +105,7 @@ def network(library, loss="mse", metrics=("mae",)):
     model = library.Sequential(
         [
             library.layers.Input((16,)),
-            library.layers.Dense(24, activation="relu", name="first"),
+            library.layers.Dense(64, activation="relu", name="first"),
             library.layers.Dense(2, name="last"),
         ],
         name="net",

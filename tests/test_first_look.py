@@ -126,3 +126,27 @@ def test_a_few_frozen_weights_are_not(library):
     first = layers.Dense(3, trainable=False)
     model = library.Sequential([library.Input((4,)), first, layers.Dense(2)])
     assert remarks(model) == []
+
+
+def test_a_model_whose_weights_were_put_back_is_as_good_as_new(library):
+    model = network(library)
+    weights = model.get_weights()
+    assert trained_twice(model) == []
+    assert "trained for 100 steps" in trained_twice(model)[0]
+    model.set_weights(weights)
+    assert trained_twice(model) == []
+
+
+def trained_twice(model):
+    """What is said when a model is wrapped whose weights are then trained."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        shared = sws.apply_soft_weight_sharing(model)
+        found = [str(w.message) for w in caught if w.category is UserWarning]
+    shared.sharing.steps.assign(100.0)
+    KEPT.append(shared)
+    model.layers[0].kernel.assign(model.layers[0].kernel * 1.5)
+    return found
+
+
+KEPT = []

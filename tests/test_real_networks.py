@@ -260,6 +260,7 @@ def test_overview_compares_at_equal_error_and_marks_what_is_worse():
         "(50, 20.0x, +3.00)",
         "90, 11.1x, +1.00",
         "",
+        "",
         "clustering without a prior",
     ]
 

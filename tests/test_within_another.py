@@ -163,10 +163,10 @@ def test_two_stated_sizes_in_one_fit_are_refused(rng):
     inputs = keras.Input((4,))
     parts = []
     for name in ("one", "two"):
-        part = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name=name)
+        part = keras.Sequential([keras.Input((4,)), keras.layers.Dense(90)], name=name)
         parts.append(sws.apply_soft_weight_sharing(part, target_bits=2.0, train_size=16))
     model = keras.Model(inputs, [part(inputs) for part in parts])
     model.compile("sgd", ["mse", "mse"])
     x = rng.standard_normal((16, 4)).astype("float32")
     with pytest.raises(ValueError, match=r"size of one wrapped model can be stated.*_one', '"):
-        model.fit(x, [x[:, :2]] * 2, verbose=0, callbacks=[sws.AnnealAndMerge()])
+        model.fit(x, [np.tile(x[:, :2], 45)] * 2, verbose=0, callbacks=[sws.AnnealAndMerge()])

@@ -46,9 +46,7 @@ def program_a_shape(function: Callable[..., Any], **options: Any) -> Callable[..
 
     @functools.wraps(function)
     def call(*tensors: Any) -> Any:
-        # Passes values of variables, because a trace would hold on to the variable of
-        # tf.distribute that it was made with, and use one model's schedules in the next.
-        tensors = keras.tree.map_structure(tf.convert_to_tensor, tensors)
+        tensors = _values(tensors)
         specs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), tensors)
         key = repr(specs)
         if key not in programs:
@@ -75,7 +73,27 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.no_grad()(function)
     import tensorflow as tf
 
-    return tf.function(function, autograph=False)
+    program = tf.function(function, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors: Any) -> Any:
+        return program(*_values(tensors))
+
+    return call
+
+
+def _values(tensors: Any) -> Any:
+    """Values of variables: a trace would hold on to a variable that it was made with.
+
+    So a program of one model would use the first model's variables with the next. The
+    function of Keras gives a variable back as it is.
+    """
+    import tensorflow as tf
+
+    def value(tensor: Any) -> Any:
+        return None if tensor is None else tf.convert_to_tensor(tensor)
+
+    return keras.tree.map_structure(value, tensors)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,6 @@ _NARROWING_STRIDE = 2.0**-0.25
 _LEAST_PROPORTION = 1e-30
 
 
-@keras.saving.register_keras_serializable(package="tfmot_sws")
 def least_weights(size: int) -> int:
     """How many weights other than zero the rule of assignment leaves a kernel.
 
@@ -47,6 +46,7 @@ def least_weights(size: int) -> int:
     return math.isqrt(size)
 
 
+@keras.saving.register_keras_serializable(package="tfmot_sws")
 class GaussianMixturePrior(keras.layers.Layer):
     """A trainable Gaussian mixture over scalar weights, with its hyperpriors.
 

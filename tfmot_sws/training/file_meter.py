@@ -69,7 +69,7 @@ class FileMeter:
 def _sparsest(weights: NDArray[Any], is_kernel: bool) -> NDArray[Any]:
     """Ones at the largest weights, as many as the rule of assignment always keeps."""
     sparse = np.zeros_like(weights)
-    kept = min(least_weights(weights.size), np.count_nonzero(weights)) if is_kernel else 0
+    kept = min(least_weights(weights.size), int(np.count_nonzero(weights))) if is_kernel else 0
     if kept:
         places = np.argpartition(np.abs(weights), -kept, axis=None)[-kept:]
         sparse.flat[places] = 1

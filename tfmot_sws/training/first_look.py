@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -24,8 +25,10 @@ _MOST: Final = 0.5
 _LONG_FLOATS: Final = ("float32", "float64")
 _BYTES: Final = 4
 
-# The latest wrapper of each model that lives. It trains the model's own weights.
-_wrappers: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+# The latest wrapper of each model that lives, which trains the model's own weights, and the
+# checksum of the weights before any wrapper trained them: they may be put back.
+_wrappers: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Any], int]]
+_wrappers = weakref.WeakKeyDictionary()
 
 
 def look_at(model: Any, wrapper: Any) -> None:
@@ -35,23 +38,34 @@ def look_at(model: Any, wrapper: Any) -> None:
         model: the user's model, of Keras 3 or tf_keras.
         wrapper: what `apply_soft_weight_sharing` made of it.
     """
-    remarks = [*_trained_before(model), *_clustered(wrapper), *_mostly_frozen(wrapper)]
-    _wrappers[model] = weakref.ref(wrapper)
+    checksum = _checksum(wrapper)
+    before, dense = _wrappers.get(model, (None, checksum))
+    trained = [] if dense == checksum else [*_trained_before(model, before)]
+    remarks = [*trained, *_clustered(wrapper), *_mostly_frozen(wrapper)]
+    _wrappers[model] = weakref.ref(wrapper), dense if trained else checksum
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
 
 
-def _trained_before(model: Any) -> Iterator[str]:
+def _checksum(wrapper: Any) -> int:
+    checksum = 0
+    for group in wrapper.groups:
+        for variable in group.variables:
+            values = ops.convert_to_numpy(ops.cast(variable, "float32"))
+            checksum = zlib.crc32(values.tobytes(), checksum)
+    return checksum
+
+
+def _trained_before(model: Any, reference: Any) -> Iterator[str]:
     """A cell that wraps was run again, after the one that trains."""
-    reference = _wrappers.get(model)
     before = None if reference is None else reference()
     steps = 0.0 if before is None else to_float(before.sharing.steps)
     if steps:
         yield (
             f"Model '{model.name}' was wrapped before, and trained for {steps:,.0f} steps "
-            "under soft weight-sharing: its weights are no longer those of the dense model. "
-            "To start again, load or build the dense model once more and wrap that. To go on "
-            "from here on purpose, ignore this warning."
+            "under soft weight-sharing, which changed the weights of the model itself. To "
+            "start again, load or build the dense model once more and wrap that. If you have "
+            "loaded other weights since, or go on from here on purpose, ignore this warning."
         )
 
 

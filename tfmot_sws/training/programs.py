@@ -35,9 +35,12 @@ def run(method: str, groups: Sequence[WeightGroup], *arguments: Tensor) -> list[
     Values come as arguments, because a program of JAX would make variables constants.
     """
     weights = [[ops.convert_to_tensor(v) for v in group.variables] for group in groups]
-    # Not `v.value`: a variable among the arguments would become part of the program.
     of_priors = [[ops.convert_to_tensor(v) for v in group.prior.variables] for group in groups]
     structures = tuple(_structure(group.prior) for group in groups)
+    # At the end of a scope Keras creates the variables that others have put off: here, and
+    # not in the scope within the program, where none may be created.
+    with keras.StatelessScope():
+        pass
     return _program(method, structures)(weights, of_priors, *arguments)
 
 
