@@ -34,7 +34,7 @@ def to_table():
         for network in record["networks"]:
             rows = [row for row in record["rows"] if row["network"] == network]
             lines.append(_line(network, average(rows)))
-    headers = ["network", "float32", "error", "file", "error", *(TITLES[p] for p in PEERS)]
+    headers = ["network", "float32", "error", "tfmot_sws", "error", *(TITLES[p] for p in PEERS)]
     align = ["left", *["right"] * (len(headers) - 1)]
     return common.to_table(headers, lines, align)
 
