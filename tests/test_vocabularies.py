@@ -78,3 +78,25 @@ def test_own_assets_survive_strip_and_are_no_part_of_a_compressed_file(tmp_path)
     assert small.layers[-1].number == 7.0
     with pytest.raises(ValueError, match=r"'adds', which keeps more.*weights_only=True"):
         sws.save_compressed(small, tmp_path / "small.sws")
+
+
+def test_a_tflite_file_takes_integers_in_place_of_strings():
+    """LiteRT has no operations on strings: the error says what to export."""
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="string"),
+            text(keras, "int"),
+            keras.layers.Embedding(6, 3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    with pytest.raises(
+        sws.ExportError, match=r"no operations on strings\. Make a model of the"
+    ):
+        sws.convert_to_tflite(model, sample=WORDS)
+    behind = keras.Sequential([keras.Input((2,), dtype="int64"), *model.layers[1:]])
+    integers = model.layers[0](WORDS).numpy()
+    tflite = sws.convert_to_tflite(behind, sample=integers)
+    outputs = sws.predict_tflite(tflite, integers)
+    np.testing.assert_allclose(outputs, model.predict(tf.constant(WORDS), verbose=0), atol=1e-6)

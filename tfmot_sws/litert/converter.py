@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -22,6 +22,8 @@ import numpy as np
 from tfmot_sws.models.libraries import library_of, walk
 
 Configure = Callable[[Any], None]
+# Parts of the names of operations by which the converter's words tell a model of strings.
+_STRING_OPERATIONS: Final = ("String", "StaticRegex", "LookupTable", "HashTable")
 
 
 class ExportError(RuntimeError):
@@ -177,10 +179,22 @@ def _run(model: keras.Model, configure: Configure) -> bytes:
             return bytes(converter.convert())
         except Exception as error:
             failure = error
+    way_out = _way_out(str(failure))
     raise ExportError(
-        f"LiteRT's converter could not convert '{model.name}': {failure}\n"
+        f"LiteRT's converter could not convert '{model.name}'.{way_out} It says: {failure}\n"
         f"{''.join(printed)[-2000:]}"
     ) from failure
+
+
+def _way_out(failure: str) -> str:
+    """Words for what the converter says in a thousand words of its own."""
+    if not any(operation in failure for operation in _STRING_OPERATIONS):
+        return ""
+    return (
+        " LiteRT has no operations on strings. Make a model of the layers behind "
+        "TextVectorization or StringLookup, such as keras.Sequential([keras.Input((LENGTH,), "
+        'dtype="int64"), *model.layers[1:]]), export that, and look words up in the app.'
+    )
 
 
 @contextlib.contextmanager

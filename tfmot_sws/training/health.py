@@ -58,7 +58,8 @@ def _off_target(sharing: Any) -> str:
     return f"The file will take {size:,.0f} bytes; {sharing.target} asks for {asked:,.0f}. " + (
         "Train for more epochs, or ask for a larger file."
         if size > asked
-        else "Train with a larger num_components, or ask for a smaller file."
+        else "It is smaller because the weights took fewer values than they might. Where the "
+        "accuracy is right, nothing is amiss; else train with a larger num_components."
     )
 
 
