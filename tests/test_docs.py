@@ -1,9 +1,14 @@
 """The documentation names what there is."""
 
+import importlib.util
 import pathlib
 import re
+import shlex
+
+import pytest
 
 import tfmot_sws as sws
+import tfmot_sws_cli
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -15,3 +20,21 @@ def test_api_page_lists_every_public_name():
     names |= pictures - {f"visualization.{name}" for name in sws.__all__}
     assert names <= listed, f"missing in docs/api.md: {sorted(names - listed)}"
     assert listed <= names | {"schedules"}, f"no longer public: {sorted(listed - names)}"
+
+
+PAGES = [
+    DOCS.parent / "README.md",
+    DOCS.parent / "benchmarks" / "README.md",
+    *DOCS.glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_commands_are_ones_that_there_are(page):
+    text = page.read_text(encoding="utf-8")
+    for line in re.findall(r"^ *tfmot-sws (.*)$", text, re.MULTILINE):
+        tfmot_sws_cli.parser().parse_args(shlex.split(line, comments=True))
+    for module in re.findall(r"python -m (benchmarks\.\w+)", text):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"python (examples/\S+\.py)", text):
+        assert (DOCS.parent / path).is_file(), path

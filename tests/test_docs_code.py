@@ -1,4 +1,4 @@
-"""Every block of Python in the README and the documentation runs, and every command parses."""
+"""Every block of Python in the README and the documentation runs."""
 
 import pathlib
 import re

@@ -130,23 +130,19 @@ def test_a_few_frozen_weights_are_not(library):
 
 def test_a_model_whose_weights_were_put_back_is_as_good_as_new(library):
     model = network(library)
-    weights = model.get_weights()
-    assert trained_twice(model) == []
-    assert "trained for 100 steps" in trained_twice(model)[0]
+    weights, kept = model.get_weights(), []
+    assert wrap_and_train(model, kept) == []
+    assert "trained for 100 steps" in wrap_and_train(model, kept)[0]
     model.set_weights(weights)
-    assert trained_twice(model) == []
+    assert wrap_and_train(model, kept) == []
 
 
-def trained_twice(model):
-    """What is said when a model is wrapped whose weights are then trained."""
+def wrap_and_train(model, kept):
+    """What is said at wrapping; the wrapper is kept, and trains the weights."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         shared = sws.apply_soft_weight_sharing(model)
-        found = [str(w.message) for w in caught if w.category is UserWarning]
+    kept.append(shared)
     shared.sharing.steps.assign(100.0)
-    KEPT.append(shared)
     model.layers[0].kernel.assign(model.layers[0].kernel * 1.5)
-    return found
-
-
-KEPT = []
+    return [str(w.message) for w in caught if w.category is UserWarning]
