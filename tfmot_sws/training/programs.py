@@ -67,13 +67,13 @@ class Mixtures:
             self._priors.append(prior)
 
     def counted(self, weights: Any, of_priors: Any) -> list[Any]:
-        """Whether any kernel needs care; each mixture's members and proportions."""
+        """Which mixtures have a kernel that needs care; the members and proportions of each."""
         care, results = [], []
         for prior, tensors in self._at(weights, of_priors):
             counts = prior.count(tensors)
             results.append(prior.usage_after(ops.sum(counts, axis=0)))
             care.append(prior.needs_care(counts[:, 0], tensors))
-        return [ops.any(ops.stack(care)), *results]
+        return [ops.stack(care), *results]
 
     def evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:
         """What each mixture's `HeldLoss` is to hold; `factor` is tau / N."""

@@ -194,13 +194,13 @@ class WeightSharing(keras.layers.Layer):
         Args:
             following: whether the proportions that follow the usage are renewed.
         """
-        needs_care, *renewed = programs.run("counted", self.groups)
+        care, *renewed = programs.run("counted", self.groups)
         if following:
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
                 group.prior.members.assign(members)
                 group.prior.log_usage.assign(log_usage)
-        if ops.convert_to_numpy(needs_care).any():
-            for group in self.groups:
+        for group, needs_care in zip(self.groups, ops.convert_to_numpy(care), strict=True):
+            if needs_care:
                 group.prior.keep_alive(group.values(), widening=following)
 
     def renew(self, *, counting: bool = False) -> None:
