@@ -10,7 +10,7 @@ from families import FAMILIES, Family, sequential
 from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
-from tfmot_sws.litert.file import stored_tensors
+from tfmot_sws.litert.file import parse, stored_tensors
 from tfmot_sws.litert.interpreter import run_tflite
 from tfmot_sws.models.batch_norm import foldable
 
@@ -127,6 +127,50 @@ def test_placing_moves_little_and_keeps_clusters():
     again = sws.place_on_int8_grid(placed)
     for once, twice in zip(placed.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(once, twice)
+
+
+def test_few_great_weights_do_not_push_the_others_off(rng):
+    """A kernel whose one step would move its weights far has a step for each channel."""
+    values = np.float32([-9, -2.9, -0.74, -0.19, 0, 0.136, 0.559, 2.25, 9])
+    shares = [0.0001, 0.02, 0.2, 0.24, 0.28, 0.2, 0.04, 0.0198, 0.0001]
+    kernel = rng.choice(values, (128, 128), p=shares)
+    dense = keras.Sequential([keras.Input((128,)), keras.layers.Dense(128)])
+    dense.set_weights([kernel, np.zeros(128, "float32")])
+    placed = sws.place_on_int8_grid(dense).get_weights()[0]
+    assert np.linalg.norm(placed - kernel) < 0.01 * np.linalg.norm(kernel)
+    # One step would be 9 / 127, and put 0.19 at 0.21 and 0.136 at 0.14.
+    assert np.unique(placed[:, np.abs(kernel).max(0) < 9]).size > values.size
+    np.testing.assert_array_equal(placed == 0, kernel == 0)
+    for column, old in zip(placed.T, kernel.T, strict=True):
+        assert np.abs(column - old).max() <= np.abs(old).max() / 254 * (1 + 1e-4)
+        assert np.unique(column).size <= np.unique(old).size
+    dense.set_weights([placed, np.zeros(128, "float32")])
+    np.testing.assert_array_equal(sws.place_on_int8_grid(dense).get_weights()[0], placed)
+    x = rng.standard_normal((8, 128)).astype("float32")
+    tflite = sws.convert_to_tflite(dense, "int8_codebook", sample=x)
+    np.testing.assert_array_equal(
+        sws.predict_tflite(tflite, x), sws.predict_tflite(sws.convert_to_tflite(dense), x)
+    )
+
+
+def test_many_channels_behind_batch_norm_take_a_quarter(rng):
+    """The zero points of all channels, 8 bytes each, lie in the file once a length."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 3))])
+    for filters in (32, 64, 64):
+        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+    model = cluster(model, zeros=0.5)
+    for layer in model.layers[1::3]:
+        layer.gamma.assign(rng.uniform(0.5, 2, layer.gamma.shape))
+    x = rng.standard_normal((4, 8, 8, 3)).astype("float32")
+    files = {w: sws.convert_to_tflite(model, w, sample=x) for w in ("float32", "int8_codebook")}
+    assert len(files["int8_codebook"]) < 0.27 * len(files["float32"])
+    inside = parse(files["int8_codebook"]).subgraphs[0]
+    named = {position for position, t in enumerate(inside.tensors) if t.name}
+    assert {*inside.inputs, *inside.outputs} <= named
+    assert all(t.name for t in stored_tensors(files["int8_codebook"]))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 0.7, 3e7])

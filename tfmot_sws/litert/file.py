@@ -23,6 +23,8 @@ _DTYPES: Final = {
 # Of those, the types that lie several in a byte, with their width in bits.
 _PACKED: Final = {"int4": 4, "int2": 2}
 
+_IDENTIFIER: Final = b"TFL3"
+
 # The schema's generated code checks nothing, and raises any of these on a damaged file.
 _DAMAGED: Final = (
     AttributeError,
@@ -94,16 +96,28 @@ def parse(tflite: bytes) -> Any:
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
-    if tflite[4:8] != b"TFL3":
+    if tflite[4:8] != _IDENTIFIER:
         raise ValueError(f"Not a .tflite file: it begins with {tflite[:8]!r}.")
     return flatbuffer_utils.read_model_from_bytearray(tflite)
 
 
 def unparse(file: Any) -> bytes:
-    """Writes a parsed file again; the inverse of `parse`."""
-    from ai_edge_litert.tools import flatbuffer_utils
+    """Writes a parsed file again, equal arrays once; the inverse of `parse`."""
+    import flatbuffers
 
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+    class Builder(flatbuffers.Builder):
+        """Refers to an array that the file has already, in place of writing it again."""
+
+        def CreateNumpyVector(self, x: NDArray) -> Any:  # noqa: N802
+            key = (x.dtype.str, x.tobytes())
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    written: dict[tuple[str, bytes], Any] = {}
+    builder = Builder()
+    builder.Finish(file.Pack(builder), file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def unpack(data: NDArray[np.uint8], bits: int, size: int) -> NDArray[np.int8]:

@@ -18,6 +18,10 @@ _STEPS = 127
 # A step of 16 significant bits times an integer of 7 bits fits the 24 bits of float32, so
 # scale times integer gives back each weight bit for bit.
 _STEP_BITS = 16
+# A kernel that one step moves further, relative to its norm, gets a step for each channel.
+# Layers multiply such errors: 3 % in three kernels of a deep autoencoder moved its outputs by
+# 37 %, and by 7 % after this. Kernels of a bell shape move by 0.3 to 0.9 %.
+_FAR = 0.01
 
 
 def place_on_int8_grid(model: keras.Model) -> keras.Model:
@@ -30,7 +34,9 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         w   <- step * round(w / step)
 
     For a codebook, m <= 127 is chosen such that the weights move least in the mean square,
-    and none by more than max|w| / 254; for a kernel of more than 256 values it is 127.
+    and none by more than max|w| / 254; for a kernel of more than 256 values it is 127. A
+    kernel whose norm this moves by more than 1 %, because few weights are far greater than
+    the others, has a step for each output channel, found in the same way.
 
     A kernel that lies on a grid already, because its values are integers of magnitude 127
     or less times a step, stays as it is.
@@ -41,8 +47,8 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
     Returns:
         A new model, float32, not compiled, with the same architecture and names. Every
         kernel and embedding lies on its grid: a value has moved by at most max|w| / 254 (and
-        2e-5 of that for the rounded step), equal values stay equal, and zero stays exactly
-        zero.
+        2e-5 of that for the rounded step), equal values stay equal in each output channel,
+        and zero stays exactly zero.
 
     Raises:
         TypeError: the model, or one that it holds, is still wrapped.
@@ -66,9 +72,35 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
 
 
 def _place(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    greatest = float(np.max(np.abs(values), initial=0.0))
     # Adding zero makes negative zeros positive.
-    if not greatest or find_integers(values.reshape(-1)) is not None:
+    if not values.any() or find_integers(values) is not None:
+        return values + np.float32(0)
+    placed = _place_with_one_step(values)
+    axis = _channel_axis(values)
+    if axis is None or _relative_move(placed, values) <= _FAR:
+        return placed
+    channels = np.moveaxis(values, axis, 0)
+    return np.moveaxis(np.stack([_place_with_one_step(c) for c in channels]), 0, axis)
+
+
+def _channel_axis(values: NDArray[np.float32]) -> int | None:
+    """Returns the last axis of two entries or more; `None` for a single channel or weight.
+
+    A depthwise kernel of shape (height, width, channels, 1) has its channels there, too.
+    """
+    axes = [axis for axis, length in enumerate(values.shape) if length > 1]
+    return axes[-1] if len(axes) > 1 else None
+
+
+def _relative_move(placed: NDArray[np.float32], values: NDArray[np.float32]) -> float:
+    # In float64, where the squares of tiny weights are not 0.
+    move = np.linalg.norm((placed - values).astype(float))
+    return float(move / np.linalg.norm(values.astype(float)))
+
+
+def _place_with_one_step(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    greatest = float(np.max(np.abs(values), initial=0.0))
+    if not greatest:
         return values + np.float32(0)
     step = _rounded_step(greatest / _best_scale(values, greatest))
     return np.round(values / step) * step + np.float32(0)

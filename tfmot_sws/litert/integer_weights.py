@@ -86,7 +86,7 @@ def store_as_integers(
         _insert(file, graph, chosen)
     for buffer in chosen:
         file.buffers[buffer].data = None
-    _shorten_names(file)
+    _leave_out(file)
     return unparse(file)
 
 
@@ -151,26 +151,52 @@ def _insert(file: Any, graph: Any, chosen: dict[int, _Stored]) -> None:
         graph.tensors.append(stored.tensor(tensor.name, tensor.shape))
         if stored.storage.sparse:
             graph.tensors.append(stored.sparse_tensor(tensor.name, tensor.shape))
-            graph.tensors[source].name = b"dense"
             operators.append(_operator(file, kinds.DENSIFY, 1, source + 1, source))
         version = stored.version_of_dequantize
         operators.append(_operator(file, kinds.DEQUANTIZE, version, source, position))
-        tensor.buffer, tensor.name = 0, b"float"
+        tensor.buffer = 0
     graph.operators = [*operators, *(graph.operators or [])]
 
 
-def _shorten_names(file: Any) -> None:
-    """Names a tensor after the last of the operations that the converter joined into one.
-
-    The names of all operations, each with its BatchNorm, took more bytes than the biases.
-    """
+def _leave_out(file: Any) -> None:
+    """Takes away what no reader needs: in a small network it took more than the biases."""
     for graph in file.subgraphs:
-        seen: Counter[bytes] = Counter()
+        _name_weights(file, graph)
         for tensor in graph.tensors:
-            short = (tensor.name or b"").rpartition(b";")[2]
-            seen[short] += 1
-            number = b"" if seen[short] == 1 else b"_%d" % (seen[short] - 1)
-            tensor.name = short + number
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+            _as_arrays(tensor, "shape", "shapeSignature")
+        for operator in graph.operators:
+            _as_arrays(operator, "inputs", "outputs", "intermediates")
+            if not len(operator.mutatingVariableInputs or ()):
+                operator.mutatingVariableInputs = None
+
+
+def _name_weights(file: Any, graph: Any) -> None:
+    """Leaves names to inputs, outputs and weights: the last part of each.
+
+    The converter joins the names of all operations that it made one of. Results of operations
+    need none.
+    """
+    public = {*graph.inputs, *graph.outputs}
+    seen: Counter[bytes] = Counter()
+    for position, tensor in enumerate(graph.tensors):
+        if position not in public and file.buffers[tensor.buffer].data is None:
+            tensor.name = None
+            continue
+        short = (tensor.name or b"").rpartition(b";")[2]
+        seen[short] += 1
+        number = b"" if seen[short] == 1 else b"_%d" % (seen[short] - 1)
+        tensor.name = short + number
+
+
+def _as_arrays(record: Any, *names: str) -> None:
+    """Makes arrays of lists, which the file then holds once; removes empty lists."""
+    for name in names:
+        values = getattr(record, name)
+        if values is not None:
+            empty = len(values) == 0 and name != "shape"
+            setattr(record, name, None if empty else np.asarray(values, np.int32))
 
 
 def pack(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
