@@ -68,6 +68,24 @@ def by_hand(shared, x, y, weight=None):
     return len(x) * np.array(mean_squares(gradients))
 
 
+def one_by_one(shared, x, y):
+    """The mean of what `by_hand` gives for one example alone, whose gradients are products."""
+    first, b, second, c = snapped_by_hand(shared).values()
+    hidden = np.maximum(x @ first + b, 0)
+    upstream = 2 / y.shape[1] * (hidden @ second + c - y)
+    below = (upstream @ second.T) * (hidden > 0)
+    squares = [np.mean(np.square(v), axis=1) for v in (x, below, hidden, upstream)]
+    of_x, of_below, of_hidden, of_upstream = squares
+    products = of_x * of_below, of_below, of_hidden * of_upstream, of_upstream
+    return np.array([np.mean(product) for product in products])
+
+
+def forget(shared):
+    """Makes the next batch count alone."""
+    for group in shared.groups:
+        group.prior.sensitivities.assign(np.zeros(len(group.variables)))
+
+
 def two_layers(library):
     library.utils.set_random_seed(0)
     relu = library.layers.Dense(16, activation="relu")
@@ -89,6 +107,49 @@ def test_sample_weights_count(library, data):
     update_sensitivity(shared, *data, weight)
     expected = by_hand(shared, *data, weight)
     np.testing.assert_allclose(sensitivities(shared), expected, rtol=1e-4)
+
+
+def of_positions(library, steps):
+    """The two layers at each of so many positions; all see the same weights."""
+    library.utils.set_random_seed(0)
+    relu = library.layers.Dense(16, activation="relu")
+    return library.Sequential([library.Input((*steps, 10)), relu, library.layers.Dense(3)])
+
+
+@pytest.mark.parametrize("steps", [(64,), (8, 8)])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_positions_of_an_example_count_as_observations_of_their_own(library, steps, rng):
+    shared = wrap(of_positions(LIBRARIES[library], steps))
+    x = rng.standard_normal((30, 16, *steps, 10)).astype("float32")
+    # All positions are wrong in one direction, or half of them in the other.
+    for y in (x[..., :3] + 1, x[..., :3] + np.sign(x[..., 3:4])):
+        found = []
+        for batch in zip(x, y, strict=True):
+            forget(shared)
+            update_sensitivity(shared, *batch)
+            found.append(sensitivities(shared))
+        expected = one_by_one(shared, x.reshape(-1, 10), y.reshape(-1, 3))
+        # Signs within an example are the same in all batches, so that 16 squares are averaged.
+        np.testing.assert_allclose(np.mean(found, axis=0), expected, rtol=0.5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_padded_positions_do_not_count(library, rng):
+    layers = LIBRARIES[library].layers
+    embedding = layers.Embedding(20, 8, mask_zero=True)
+    tokens = rng.integers(1, 20, (8, 12))
+    tokens[:, 6:] = 0
+    model = LIBRARIES[library].Sequential([embedding, layers.Dense(3)])
+    model.build((None, 12))
+    shared = wrap(model)
+    found = []
+    for value in (1, 100):
+        targets = np.where(tokens[..., None] > 0, np.float32(1), np.float32(value))
+        forget(shared)
+        update_sensitivity(shared, tokens, np.repeat(targets, 3, axis=-1))
+        found.append(sensitivities(shared))
+    assert np.all(found[0] > 0)
+    np.testing.assert_array_equal(*found)
 
 
 def test_of_wrapped_layers(data):

@@ -11,7 +11,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.sensitivity import shifted
+from tfmot_sws.training.sensitivity import shifted, signs_of
 
 # Gradients in float16 below 6e-8 are lost.
 _LOSS_SCALE = 1024.0
@@ -42,7 +42,7 @@ def squared_gradients(
     for part in parts:
         part.sharing.is_measured = True
     try:
-        squares = _program(model)(shared, *_tensors((x, y, sample_weight))).numpy()
+        squares = _program(model)(shared, *_tensors((signs_of(x), x, y, sample_weight))).numpy()
     finally:
         for part in parts:
             part.sharing.is_measured = False
@@ -70,7 +70,12 @@ def _of_one_replica(model: tf_keras.Model, *data: Any) -> tf.Tensor:
 
 
 def _squares(
-    model: tf_keras.Model, shared: list[tf.Variable], x: Any, y: Any, sample_weight: Any
+    model: tf_keras.Model,
+    shared: list[tf.Variable],
+    signs: tf.Tensor,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
 ) -> tf.Tensor:
     def error_loss(targets: Any) -> tf.Tensor:
         compiled = model.compiled_loss(targets, outputs, sample_weight)
@@ -80,7 +85,7 @@ def _squares(
 
     replicas = float(model.distribute_strategy.num_replicas_in_sync)
     with tf.GradientTape() as tape:
-        outputs = model(x, training=True)
+        outputs = tf.nest.map_structure(_RandomSigns(signs), model(x, training=True))
         loss = error_loss(y)
         scaled = _LOSS_SCALE * loss
     gradients = tape.gradient(
@@ -89,6 +94,27 @@ def _squares(
     floats = [tf.cast(tf.convert_to_tensor(g), tf.float32) / _LOSS_SCALE for g in gradients]
     squares = [tf.reduce_mean(tf.square(gradient)) for gradient in floats]
     return tf.stack([loss, error_loss(shifted(y)), *squares])
+
+
+class _RandomSigns(tf_keras.layers.Layer):
+    """As in `tfmot_sws.training.sensitivity`."""
+
+    def __init__(self, signs: tf.Tensor) -> None:
+        super().__init__(name="random_signs", autocast=False)
+        self.supports_masking = True
+        self._signs = signs
+
+    def call(self, outputs: tf.Tensor) -> tf.Tensor:
+        rank = outputs.shape.rank
+        if rank < 3:
+            return outputs
+        shape = tf.shape(outputs)
+        places = tf.concat([shape[:-1], [1]], 0)
+        drawn = 2 * tf.random.stateless_uniform(places, (0, 0), 0, 2, tf.int32) - 1
+        signs = tf.cast(drawn, tf.float32) * tf.reshape(self._signs, [-1, *[1] * (rank - 1)])
+        factor = tf.sqrt(tf.cast(tf.reduce_prod(shape[1:-1]), tf.float32)) * signs
+        change = outputs - tf.stop_gradient(outputs)
+        return outputs + tf.cast(factor - 1, outputs.dtype) * change
 
 
 def _tensors(nested: Any) -> Any:
