@@ -5,11 +5,13 @@ import types
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 import tf_keras
 from families import FAMILIES, GENTLE, sequential
 
 import tfmot_sws as sws
+from tfmot_sws.training.observations import separate_values
 from tfmot_sws.training.sensitivity import (
     measure_losses,
     measure_sensitivity,
@@ -22,7 +24,7 @@ LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
 @pytest.fixture
 def data(rng):
     x = rng.standard_normal((16, 10)).astype("float32")
-    return x, (2 * x[:, :3]).astype("float32")
+    return x, (2 * x[:, :1]).astype("float32")
 
 
 def wrap(model, loss="mse", **kwargs):
@@ -69,15 +71,27 @@ def by_hand(shared, x, y, weight=None):
 
 
 def one_by_one(shared, x, y):
-    """The mean of what `by_hand` gives for one example alone, whose gradients are products."""
+    """The mean squared gradient of one observation alone, whose gradients are products.
+
+    Observations are values under the squared error, or classes under the cross-entropy.
+    """
     first, b, second, c = snapped_by_hand(shared).values()
     hidden = np.maximum(x @ first + b, 0)
-    upstream = 2 / y.shape[1] * (hidden @ second + c - y)
+    outputs = hidden @ second + c
+    if y.ndim == 2:
+        upstreams = [2 * (outputs - y) * value for value in np.eye(y.shape[1])]
+    else:
+        upstreams = [scipy.special.softmax(outputs, axis=-1) - np.eye(outputs.shape[1])[y]]
+    return np.mean([squares_of(x, hidden, second, upstream) for upstream in upstreams], axis=0)
+
+
+def squares_of(x, hidden, second, upstream):
+    """The mean over the examples of the mean squared entries of each gradient."""
     below = (upstream @ second.T) * (hidden > 0)
     squares = [np.mean(np.square(v), axis=1) for v in (x, below, hidden, upstream)]
     of_x, of_below, of_hidden, of_upstream = squares
     products = of_x * of_below, of_below, of_hidden * of_upstream, of_upstream
-    return np.array([np.mean(product) for product in products])
+    return [np.mean(product) for product in products]
 
 
 def forget(shared):
@@ -89,7 +103,7 @@ def forget(shared):
 def two_layers(library):
     library.utils.set_random_seed(0)
     relu = library.layers.Dense(16, activation="relu")
-    return library.Sequential([library.Input((10,)), relu, library.layers.Dense(3)])
+    return library.Sequential([library.Input((10,)), relu, library.layers.Dense(1)])
 
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
@@ -110,27 +124,60 @@ def test_sample_weights_count(library, data):
 
 
 def of_positions(library, steps):
-    """The two layers at each of so many positions; all see the same weights."""
+    """Two layers at each of so many positions; all see the same weights."""
     library.utils.set_random_seed(0)
     relu = library.layers.Dense(16, activation="relu")
-    return library.Sequential([library.Input((*steps, 10)), relu, library.layers.Dense(3)])
+    return library.Sequential([library.Input((*steps, 10)), relu, library.layers.Dense(4)])
 
 
-@pytest.mark.parametrize("steps", [(64,), (8, 8)])
+def measure_mean(shared, x, y):
+    """The mean of the sensitivities of batches, each measured alone."""
+    found = []
+    for batch in zip(x, y, strict=True):
+        forget(shared)
+        update_sensitivity(shared, *batch)
+        found.append(sensitivities(shared))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("steps", [(), (64,), (8, 8)])
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_positions_of_an_example_count_as_observations_of_their_own(library, steps, rng):
+def test_values_and_positions_count_as_observations_of_their_own(library, steps, rng):
     shared = wrap(of_positions(LIBRARIES[library], steps))
-    x = rng.standard_normal((30, 16, *steps, 10)).astype("float32")
-    # All positions are wrong in one direction, or half of them in the other.
-    for y in (x[..., :3] + 1, x[..., :3] + np.sign(x[..., 3:4])):
-        found = []
-        for batch in zip(x, y, strict=True):
-            forget(shared)
-            update_sensitivity(shared, *batch)
-            found.append(sensitivities(shared))
-        expected = one_by_one(shared, x.reshape(-1, 10), y.reshape(-1, 3))
-        # Signs within an example are the same in all batches, so that 16 squares are averaged.
-        np.testing.assert_allclose(np.mean(found, axis=0), expected, rtol=0.5)
+    x = rng.standard_normal((60, 16, *steps, 10)).astype("float32")
+    # All values are wrong in one direction, or half of the positions in the other.
+    for y in (x[..., :4] + 1, x[..., :4] + np.sign(x[..., 5:6])):
+        expected = one_by_one(shared, x.reshape(-1, 10), y.reshape(-1, 4))
+        # Signs within an example are the same in all batches, so 16 squares are averaged.
+        np.testing.assert_allclose(measure_mean(shared, x, y), expected, rtol=0.5)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_classes_of_a_position_are_one_observation(library, one_hot, rng):
+    losses = LIBRARIES[library].losses
+    loss = losses.CategoricalCrossentropy if one_hot else losses.SparseCategoricalCrossentropy
+    shared = wrap(of_positions(LIBRARIES[library], (64,)), loss(from_logits=True))
+    x = rng.standard_normal((60, 16, 64, 10)).astype("float32")
+    y = x[..., :4].argmax(-1)
+    expected = one_by_one(shared, x.reshape(-1, 10), y.reshape(-1))
+    targets = np.eye(4, dtype="float32")[y] if one_hot else y
+    np.testing.assert_allclose(measure_mean(shared, x, targets), expected, rtol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "separate"),
+    [
+        ([[0, 1], [1, 0]], 0),
+        ([[0.3, 0.7], [0.95, 0.05]], 0),
+        ([[0, 1], [1, 1]], 1),
+        ([[0, 1], [0, 0]], 1),
+        ([[-1, 2], [0.5, 0.5]], 1),
+        ([3, 4], 0),
+    ],
+)
+def test_shares_of_classes_are_told_from_values(targets, separate):
+    assert separate_values(np.array(targets)) == [separate]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -327,6 +374,8 @@ def test_several_inputs_and_outputs(rng):
     family = FAMILIES["multi_io"]
     shared = wrap(family.build(), loss={"first": "mse", "second": "mae"})
     x, y = family.make_inputs(rng), family.make_targets(rng)
+    # Shares, which are one observation together.
+    y = {name: scipy.special.softmax(values, axis=-1) for name, values in y.items()}
     update_sensitivity(shared, x, y)
     copy, variables = plain_copy(shared, family.build)
 

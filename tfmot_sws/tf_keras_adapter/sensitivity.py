@@ -11,7 +11,8 @@ import tf_keras
 from numpy.typing import NDArray
 
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.sensitivity import shifted, signs_of
+from tfmot_sws.training.observations import places_of_targets, separate_values, signs_of
+from tfmot_sws.training.sensitivity import shifted
 
 # Gradients in float16 below 6e-8 are lost.
 _LOSS_SCALE = 1024.0
@@ -42,7 +43,9 @@ def squared_gradients(
     for part in parts:
         part.sharing.is_measured = True
     try:
-        squares = _program(model)(shared, *_tensors((signs_of(x), x, y, sample_weight))).numpy()
+        squares = _program(model)(
+            shared, *_tensors((signs_of(x), separate_values(y), x, y, sample_weight))
+        ).numpy()
     finally:
         for part in parts:
             part.sharing.is_measured = False
@@ -73,6 +76,7 @@ def _squares(
     model: tf_keras.Model,
     shared: list[tf.Variable],
     signs: tf.Tensor,
+    separate: tf.Tensor,
     x: Any,
     y: Any,
     sample_weight: Any,
@@ -85,7 +89,7 @@ def _squares(
 
     replicas = float(model.distribute_strategy.num_replicas_in_sync)
     with tf.GradientTape() as tape:
-        outputs = tf.nest.map_structure(_RandomSigns(signs), model(x, training=True))
+        outputs = _with_random_signs(model(x, training=True), y, signs, separate)
         loss = error_loss(y)
         scaled = _LOSS_SCALE * loss
     gradients = tape.gradient(
@@ -96,25 +100,40 @@ def _squares(
     return tf.stack([loss, error_loss(shifted(y)), *squares])
 
 
-class _RandomSigns(tf_keras.layers.Layer):
-    """As in `tfmot_sws.training.sensitivity`."""
+def _with_random_signs(
+    outputs: Any, targets: Any, signs: tf.Tensor, separate: tf.Tensor
+) -> Any:
+    """As in `tfmot_sws.training.observations`."""
+    leaves = [
+        _RandomSigns(signs, None if place is None else separate[place])(leaf)
+        for leaf, place in places_of_targets(tf.nest.flatten(outputs), targets)
+    ]
+    return tf.nest.pack_sequence_as(outputs, leaves)
 
-    def __init__(self, signs: tf.Tensor) -> None:
+
+class _RandomSigns(tf_keras.layers.Layer):
+    """As in `tfmot_sws.training.observations`."""
+
+    def __init__(self, signs: tf.Tensor, separate: tf.Tensor | None) -> None:
         super().__init__(name="random_signs", autocast=False)
         self.supports_masking = True
-        self._signs = signs
+        self._signs, self._separate = signs, separate
 
     def call(self, outputs: tf.Tensor) -> tf.Tensor:
-        rank = outputs.shape.rank
-        if rank < 3:
+        shape, rank = tf.shape(outputs), outputs.shape.rank
+        factor = self._factors(tf.concat([shape[:-1], [1]], 0), rank) if rank > 2 else 1.0
+        if self._separate is not None:
+            factor = factor + self._separate * (self._factors(shape, rank) - factor)
+        if isinstance(factor, float):
             return outputs
-        shape = tf.shape(outputs)
-        places = tf.concat([shape[:-1], [1]], 0)
-        drawn = 2 * tf.random.stateless_uniform(places, (0, 0), 0, 2, tf.int32) - 1
-        signs = tf.cast(drawn, tf.float32) * tf.reshape(self._signs, [-1, *[1] * (rank - 1)])
-        factor = tf.sqrt(tf.cast(tf.reduce_prod(shape[1:-1]), tf.float32)) * signs
         change = outputs - tf.stop_gradient(outputs)
         return outputs + tf.cast(factor - 1, outputs.dtype) * change
+
+    def _factors(self, shape: tf.Tensor, rank: int) -> tf.Tensor:
+        drawn = 2 * tf.random.stateless_uniform(shape, (0, 0), 0, 2, tf.int32) - 1
+        of_examples = tf.reshape(self._signs, [-1, *[1] * (rank - 1)])
+        root = tf.sqrt(tf.cast(tf.reduce_prod(shape[1:]), tf.float32))
+        return root * of_examples * tf.cast(drawn, tf.float32)
 
 
 def _tensors(nested: Any) -> Any:

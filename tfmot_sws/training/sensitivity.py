@@ -4,18 +4,10 @@ The sensitivity F of a tensor is the mean squared gradient of one example's erro
 its weights, the empirical Fisher information. By it each tensor gets its assignment width: the
 curvature says how much a shift of a weight costs. It is measured on batches beside the
 training steps, because what an optimizer does with a step's gradients is its own affair.
-
-Where an example has many outputs, such as a class for each pixel or token, each of them is an
-observation of its own. The gradients of a picture's pixels cancel in the gradient of its mean
-loss, whose square said a hundredth of a U-Net's curvature. So each position's gradient gets a
-random sign: what positions have in common is gone from the square, and what is left is the
-sum of their own squares.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
 from typing import Any
 
 import keras
@@ -28,6 +20,7 @@ from tfmot_sws.backend.gradients import value_and_gradients
 from tfmot_sws.models.examples import check_examples
 from tfmot_sws.models.libraries import library_of
 from tfmot_sws.models.wrapped import check_not_around, wrapped_parts
+from tfmot_sws.training.observations import separate_values, signs_of, with_random_signs
 
 Tensor = Any
 
@@ -160,7 +153,7 @@ def _squared_gradients(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArra
     fixed = [*(tensor for _, tensor in rounded), *(v.value for v in others)]
     data = keras.tree.map_structure(
         lambda array: None if array is None else ops.convert_to_tensor(array),
-        (signs_of(x), x, y, sample_weight),
+        (signs_of(x), separate_values(y), x, y, sample_weight),
     )
     return ops.convert_to_numpy(model.sensitivity_program(snapped, fixed, *data))
 
@@ -178,11 +171,11 @@ class _Program:
         snapped: list[Tensor],
         others: list[Tensor],
         signs: Tensor,
+        separate: Tensor,
         x: Any,
         y: Any,
         sample_weight: Any,
     ) -> Tensor:
-        sign = _RandomSigns(signs)
         fixed = list(zip(self._others, others, strict=True))
 
         def error_loss(*tensors: Tensor, targets: Any = y) -> Tensor:
@@ -190,7 +183,7 @@ class _Program:
             # What the call changes, such as moving averages, goes with the scope.
             with keras.StatelessScope(values, collect_losses=True):
                 outputs = self._model.inner(x, training=True)
-                outputs = keras.tree.map_structure(sign, outputs)
+                outputs = with_random_signs(outputs, y, signs, separate)
                 loss = self._model.error_loss(x, targets, outputs, sample_weight, True)
             return self._scale * loss
 
@@ -201,45 +194,6 @@ class _Program:
         squares = [ops.mean(ops.square(gradient)) for gradient in floats]
         losses = [ops.cast(value, "float32") / self._scale for value in (loss, by_chance)]
         return ops.stack([*losses, *squares])
-
-
-class _RandomSigns(keras.layers.Layer):
-    """Gives back its inputs, and multiplies the gradient of each position by s sqrt(P).
-
-    s is 1 or -1 at random. P is the number of positions, in all axes between the first, of
-    examples, and the last, of classes or values. The loss being their mean, the square of the
-    gradient is then on average P times the mean of their own squares, as if each were an
-    example. It is a layer because a layer hands on the mask of padded sequences.
-
-    Args:
-        signs: (number of examples,), 1 or -1; each multiplies those of an example's positions,
-            which are the same in every batch.
-    """
-
-    def __init__(self, signs: Tensor) -> None:
-        super().__init__(name="random_signs", autocast=False)
-        self.supports_masking = True
-        self._signs = signs
-
-    def call(self, outputs: Tensor) -> Tensor:
-        shape = ops.shape(outputs)
-        if len(shape) < 3:
-            return outputs
-        drawn = 2 * keras.random.randint((*shape[:-1], 1), 0, 2, seed=0) - 1
-        signs = ops.cast(drawn, "float32") * ops.reshape(
-            self._signs, (-1, *[1] * len(shape[1:]))
-        )
-        factor = ops.sqrt(ops.cast(math.prod(shape[1:-1]), "float32")) * signs
-        # The value stays as it is, bit for bit.
-        change = outputs - ops.stop_gradient(outputs)
-        return outputs + ops.cast(factor - 1, outputs.dtype) * change
-
-
-def signs_of(x: Any) -> NDArray[np.float32]:
-    """1 or -1 for each example; the same batch has the same ones, so trainings repeat."""
-    first = np.asarray(keras.tree.flatten(x)[0])
-    draw = np.random.default_rng(zlib.crc32(first.tobytes()))
-    return draw.choice(np.array([-1, 1], np.float32), len(first))
 
 
 def shifted(targets: Any) -> Any:
