@@ -239,14 +239,24 @@ KINDS = {
             yes("tf_keras::litert_agrees"),
         ),
         (
-            'LiteRT `"float16"`, `"sparse"`, `"int8"`',
+            'LiteRT `"float16"`, `"sparse"`',
+            yes("litert_formats::every_format_runs_and_agrees"),
+            yes("mlperf_tiny::every_format_has_a_row_and_each_refusal_its_reason"),
+        ),
+        (
+            'LiteRT `"int8"`',
             yes("litert_formats::every_format_runs_and_agrees"),
             NONE,
         ),
         (
-            'LiteRT `"int4_codebook"`, `"smallest"`',
+            'LiteRT `"int4_codebook"`',
+            yes("litert_formats::int4_codebook_is_an_eighth_and_exact"),
+            yes("uniform::exports_lose_nothing"),
+        ),
+        (
+            'LiteRT `"smallest"`',
             yes("litert_formats::smallest_takes_for_each_tensor_what_is_smallest"),
-            NONE,
+            yes("mlperf_tiny::every_format_has_a_row_and_each_refusal_its_reason"),
         ),
         (
             'LiteRT `"tflm"`',
