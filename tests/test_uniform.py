@@ -14,6 +14,7 @@ from tfmot_sws.litert.file import stored_tensors
 from tfmot_sws.litert.interpreter import run_tflite
 from tfmot_sws.prior.initialization import initial_mixture
 from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.survival import keep_alive
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.merging import merge_components
 
@@ -147,7 +148,7 @@ def test_a_kernel_of_zeros_comes_back_onto_the_grid(sign, share, rng):
     weights = [wide, small.astype("float32")]
     far = GaussianMixture([0, 7 * step], [1.0, 1.0], [0.9, 0.1])
     prior.set_mixture(far, np.array([0, 14]))
-    prior.keep_alive(weights)
+    keep_alive(prior, weights)
     assert np.any(prior.assign(weights)[1].numpy() != 0)
     living = prior.mixture().means
     assert is_on_grid(living)

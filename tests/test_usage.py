@@ -11,7 +11,8 @@ import tfmot_sws as sws
 from tfmot_sws.prior.density import DEAD
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import PriorOptions
-from tfmot_sws.prior.trainable import GaussianMixturePrior, least_weights
+from tfmot_sws.prior.survival import fading, keep_alive, least_weights
+from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 FOUR = GaussianMixture([0, -0.4, 0.1, 0.3], [0.1] * 4, [0.7, 0.1, 0.1, 0.1])
 
@@ -217,7 +218,7 @@ def test_a_kernel_of_zeros_comes_back_by_a_narrower_width():
     before, widths = zeros_of(prior, weights), prior.widths.value.numpy()
     assert before[0] == 24
     assert before[1] < 24
-    prior.keep_alive(weights)
+    keep_alive(prior, weights)
     assert 24 - zeros_of(prior, weights)[0] >= least_weights(24)
     narrowing = prior.narrowing.value.numpy()
     # The last stride was needed; the others' widths, and a bias, are left alone.
@@ -239,15 +240,15 @@ def test_a_narrowed_width_grows_again_as_far_as_the_kernel_allows():
     prior.narrowing.assign([0.01])
     prior.widths.assign([0.01 * width])
     for _ in range(40):
-        prior.keep_alive(weights, widening=True)
+        keep_alive(prior, weights, widening=True)
     assert 0.01 < float(prior.narrowing.value[0]) < 1
     assert 24 - zeros_of(prior, weights)[0] >= least_weights(24)
     # Larger weights need no narrower width; without `widening` it stays all the same.
     narrowing = float(prior.narrowing.value[0])
-    prior.keep_alive([9 * ONE_SIDED])
+    keep_alive(prior, [9 * ONE_SIDED])
     assert float(prior.narrowing.value[0]) == narrowing
     for _ in range(40):
-        prior.keep_alive([9 * ONE_SIDED], widening=True)
+        keep_alive(prior, [9 * ONE_SIDED], widening=True)
     assert float(prior.narrowing.value[0]) == 1
     assert float(prior.widths.value[0]) == pytest.approx(width, rel=1e-4)
 
@@ -271,7 +272,7 @@ def test_a_kernel_must_keep_the_root_of_its_weights(size, trained, left, expecte
     weights.flat[:trained] = 1.0
     prior = prior_over([weights], FOUR, range(4))
     zeros = np.array([weights.size - left], np.float32)
-    assert bool(prior.fading(zeros, [weights])[0]) == expected
+    assert bool(fading(prior, zeros, [weights])[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_a_kernel_must_keep_the_root_of_its_weights(size, trained, left, expecte
 def test_where_no_mean_is_near_one_moves_to_the_largest_weight(mixture, slots):
     weights = [-ONE_SIDED]
     prior = prior_over(weights, mixture, slots)
-    prior.keep_alive(weights)
+    keep_alive(prior, weights)
     assert zeros_of(prior, weights)[0] < 24
     assert np.any(np.isclose(prior.mixture().means, -0.3))
     assert prior.mixture().mixing_proportions.sum() == pytest.approx(1.0)
@@ -295,7 +296,7 @@ def test_narrowing_has_a_limit_however_often_a_kernel_dies():
     weights = [ONE_SIDED]
     prior = prior_over(weights, GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), [0, 3])
     for _ in range(5):
-        prior.keep_alive(weights)
+        keep_alive(prior, weights)
         prior.set_mixture(GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), np.array([0, 3]))
     assert 2.0**-0.25 < float(prior.narrowing.value[0]) / 1e-3 <= 1
     assert {int(k) for index in prior.assign(weights) for k in np.unique(index)} <= {0, 3}
@@ -324,7 +325,7 @@ def test_a_kernel_that_is_exactly_zero_stays():
     prior = prior_over(weights, FOUR, range(4))
     prior.set_widths(assignment=0.3)
     before = prior.widths.value.numpy(), prior.mixture()
-    prior.keep_alive(weights)
+    keep_alive(prior, weights)
     assert zeros_of(prior, weights)[0] == 24
     np.testing.assert_array_equal(prior.narrowing.value, 1)
     np.testing.assert_array_equal(prior.widths.value, before[0])

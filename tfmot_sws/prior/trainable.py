@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,21 +28,8 @@ Tensor = Any
 # Share of the way that the usage goes to what is counted, at each count.
 _USAGE_STEP = 0.5
 _MAX_TENSORS = 1 << 20
-# A width is narrowed to keep a kernel alive, but to a thousandth at most: a still narrower one
-# would let components win weights that have died.
-_LEAST_NARROWING = 1e-3
-# By how much a width is narrowed at a time.
-_NARROWING_STRIDE = 2.0**-0.25
 # Stands in for a proportion of 0, whose logarithm training could not leave again.
 _LEAST_PROPORTION = 1e-30
-
-
-def least_weights(size: int) -> int:
-    """How many weights other than zero the rule of assignment leaves a kernel.
-
-    The root of their number: one for each unit, where a kernel is square.
-    """
-    return math.isqrt(size)
 
 
 @keras.saving.register_keras_serializable(package="tfmot_sws")
@@ -295,100 +281,13 @@ class GaussianMixturePrior(keras.layers.Layer):
         logs = ops.log(ops.maximum(shares, _LEAST_PROPORTION))
         return ops.where(shares > 0.0, logs, DEAD)
 
-    def keep_alive(self, weights: Sequence[Tensor], *, widening: bool = False) -> None:
-        """Narrows the width of a kernel with too few weights other than zero.
-
-        A layer without any takes its whole network along: nothing passes through it, not even
-        the gradient that could bring it back.
-
-        Args:
-            weights: float32 tensors, one for each of T.
-            widening: whether widths that were narrowed grow again by one stride first, so
-                that in time none is narrower than its kernel needs.
-        """
-        if widening:
-            narrowing = ops.convert_to_numpy(self.narrowing)
-            self._narrow(np.where(narrowing < 1.0, 1.0 / _NARROWING_STRIDE, 1.0))
-        while np.any(fading := self._fading(weights) & self._may_narrow()):
-            self._narrow(np.where(fading, _NARROWING_STRIDE, 1.0))
-        for tensor in np.flatnonzero(self._fading(weights, least=1)):
-            values = ops.convert_to_numpy(weights[int(tensor)])
-            if self.is_finite and np.all(np.isfinite(values)):
-                self._place_mean(values)
-
-    def _narrow(self, factor: NDArray[np.floating]) -> None:
+    def narrow(self, factor: NDArray[np.floating]) -> None:
+        """Multiplies the assignment widths by (T,) factors, up to what they are by themselves."""
         before = ops.convert_to_numpy(self.narrowing)
         narrowing = np.minimum(before * factor, 1.0)
         self.narrowing.assign(narrowing.astype(np.float32))
         widths = ops.convert_to_numpy(self.widths) * (narrowing / before)
         self.widths.assign(widths.astype(np.float32))
-
-    def _may_narrow(self) -> NDArray[np.bool_]:
-        return ops.convert_to_numpy(self.narrowing) > _LEAST_NARROWING
-
-    def needs_care(self, zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """Whether `keep_alive` has anything to do; a scalar. See `fading`."""
-        return ops.logical_or(
-            ops.any(self.fading(zeros, weights)), ops.any(ops.less(self.narrowing.value, 1.0))
-        )
-
-    def _fading(self, weights: Sequence[Tensor], **options: Any) -> NDArray[np.bool_]:
-        zeros = self.count(weights)[:, 0]
-        return ops.convert_to_numpy(self.fading(zeros, weights, **options))
-
-    def fading(self, zeros: Tensor, weights: Sequence[Tensor], *, least: Any = None) -> Tensor:
-        """Which tensors are kernels with too few weights other than zero, (T,).
-
-        Args:
-            zeros: number of zeros in each tensor as assigned, (T,).
-            weights: the tensors as they are trained.
-            least: how many a kernel must keep, where it is trained to have as many;
-                `None`: as `least_weights` says.
-        """
-        kernels = self.kernels or [len(w.shape) > 1 for w in weights]
-        sizes = [math.prod(w.shape) for w in weights]
-        must_keep = [
-            is_one * (least_weights(size) if least is None else least)
-            for size, is_one in zip(sizes, kernels, strict=True)
-        ]
-        trained = [ops.sum(ops.cast(ops.not_equal(w, 0), "float32")) for w in weights]
-        bounds = ops.minimum(ops.convert_to_tensor(must_keep, "float32"), ops.stack(trained))
-        return ops.less(ops.convert_to_tensor(sizes, "float32") - zeros, bounds)
-
-    def _place_mean(self, weights: NDArray[np.floating]) -> None:
-        """Moves the component nearest to a tensor's largest weight onto it."""
-        largest = float(weights.flat[np.abs(weights).argmax()])
-        if self.is_uniform:
-            self._place_on_grid(largest)
-            return
-        slots, mixture = self.alive_slots, self.mixture()
-        if slots.size == 1:
-            slots = np.array([0, 1])
-            pair, halves = np.array([0.0, largest]), np.array([0.5, 0.5])
-            mixture = GaussianMixture(pair, np.repeat(mixture.stddevs, 2), halves)
-        means = mixture.means.copy()
-        means[1 + np.abs(means[1:] - largest).argmin()] = largest
-        self.set_mixture(dataclasses.replace(mixture, means=means), slots)
-
-    def _place_on_grid(self, largest: float) -> None:
-        """Revives the slot nearest to a weight; a grid too coarse for it becomes finer."""
-        integers = self._integers
-        reach = ops.convert_to_numpy(self._trained)[0] * self._rates[0]
-        means = integers * (float(reach) / integers[-1])
-        nearest = int(np.abs(means - largest).argmin())
-        if abs(means[nearest] - largest) >= abs(largest):
-            nearest = int(np.flatnonzero(integers == 1)[0])
-            means = integers * largest
-        slots, mixture = self.alive_slots, self.mixture()
-        stddevs = np.full(self.num_components, mixture.stddevs[0])
-        shares = np.zeros(self.num_components)
-        stddevs[slots], shares[slots] = mixture.stddevs, mixture.mixing_proportions
-        slot = nearest + 1
-        if slot not in slots:
-            slots = np.union1d(slots, slot)
-            shares[[0, slot]] = shares[0] / 2
-        means = np.append(0.0, means)
-        self.set_mixture(GaussianMixture(means[slots], stddevs[slots], shares[slots]), slots)
 
     def assignment_widths(self) -> list[Tensor]:
         """The assignment width of each tensor, or none for each component's own."""

@@ -14,7 +14,7 @@ from tfmot_sws.coding.sizes import sizes_as_storable
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
 from tfmot_sws.models.selection import is_kernel
-from tfmot_sws.prior.trainable import least_weights
+from tfmot_sws.prior.survival import least_weights
 from tfmot_sws.training.size_target import MOST_BITS, FileSize, SizeTarget
 from tfmot_sws.training.strip import freeze_short_norms, put_values
 from tfmot_sws.training.unshared import Unshared

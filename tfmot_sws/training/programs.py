@@ -16,6 +16,7 @@ from keras import ops
 
 from tfmot_sws.backend.compiling import traced
 from tfmot_sws.prior.held_loss import evaluate
+from tfmot_sws.prior.survival import needs_care
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.groups import WeightGroup
 
@@ -72,7 +73,7 @@ class Mixtures:
         for prior, tensors in self._at(weights, of_priors):
             counts = prior.count(tensors)
             results.append(prior.usage_after(ops.sum(counts, axis=0)))
-            care.append(prior.needs_care(counts[:, 0], tensors))
+            care.append(needs_care(prior, counts[:, 0], tensors))
         return [ops.stack(care), *results]
 
     def evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:

@@ -23,6 +23,7 @@ from tfmot_sws.models.libraries import native
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.prior.survival import keep_alive
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training import programs
 from tfmot_sws.training.complexity_weight import resolve
@@ -201,7 +202,7 @@ class WeightSharing(keras.layers.Layer):
                 group.prior.log_usage.assign(log_usage)
         for group, needs_care in zip(self.groups, ops.convert_to_numpy(care), strict=True):
             if needs_care:
-                group.prior.keep_alive(group.values(), widening=following)
+                keep_alive(group.prior, group.values(), widening=following)
 
     def renew(self, *, counting: bool = False) -> None:
         """Evaluates the mixtures' losses and their gradients, which steps then hold.

@@ -1,0 +1,135 @@
+"""Keeps kernels alive: none is assigned so few weights other than zero that nothing passes it.
+
+A layer without any takes its whole network along: not even the gradient that could bring it
+back comes through. The assignment width of such a kernel is narrowed until it keeps enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tfmot_sws.prior.mixture import GaussianMixture
+from tfmot_sws.prior.trainable import GaussianMixturePrior
+from tfmot_sws.prior.uniform import grid_integers
+
+Tensor = Any
+
+# A width is narrowed to a thousandth at most: a still narrower one would let components win
+# weights that have died.
+_LEAST_NARROWING = 1e-3
+# By how much a width is narrowed at a time.
+_STRIDE = 2.0**-0.25
+
+
+def least_weights(size: int) -> int:
+    """How many weights other than zero the rule of assignment leaves a kernel.
+
+    The root of their number: one for each unit, where a kernel is square.
+    """
+    return math.isqrt(size)
+
+
+def keep_alive(
+    prior: GaussianMixturePrior, weights: Sequence[Tensor], *, widening: bool = False
+) -> None:
+    """Narrows the width of a kernel with too few weights other than zero.
+
+    Args:
+        prior: the mixture of these weights.
+        weights: float32 tensors, one for each of T.
+        widening: whether widths that were narrowed grow again by one stride first, so
+            that in time none is narrower than its kernel needs.
+    """
+    if widening:
+        narrowing = ops.convert_to_numpy(prior.narrowing)
+        prior.narrow(np.where(narrowing < 1.0, 1.0 / _STRIDE, 1.0))
+    while np.any(found := _find_fading(prior, weights) & _may_narrow(prior)):
+        prior.narrow(np.where(found, _STRIDE, 1.0))
+    for tensor in np.flatnonzero(_find_fading(prior, weights, least=1)):
+        values = ops.convert_to_numpy(weights[int(tensor)])
+        if prior.is_finite and np.all(np.isfinite(values)):
+            _place_mean(prior, values)
+
+
+def needs_care(prior: GaussianMixturePrior, zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Whether `keep_alive` has anything to do; a scalar. See `fading`."""
+    return ops.logical_or(
+        ops.any(fading(prior, zeros, weights)), ops.any(ops.less(prior.narrowing.value, 1.0))
+    )
+
+
+def fading(
+    prior: GaussianMixturePrior, zeros: Tensor, weights: Sequence[Tensor], *, least: Any = None
+) -> Tensor:
+    """Which tensors are kernels with too few weights other than zero, (T,).
+
+    Args:
+        prior: the mixture of these weights.
+        zeros: number of zeros in each tensor as assigned, (T,).
+        weights: the tensors as they are trained.
+        least: how many a kernel must keep, where it is trained to have as many;
+            `None`: as `least_weights` says.
+    """
+    kernels = prior.kernels or [len(w.shape) > 1 for w in weights]
+    sizes = [math.prod(w.shape) for w in weights]
+    must_keep = [
+        is_one * (least_weights(size) if least is None else least)
+        for size, is_one in zip(sizes, kernels, strict=True)
+    ]
+    trained = [ops.sum(ops.cast(ops.not_equal(w, 0), "float32")) for w in weights]
+    bounds = ops.minimum(ops.convert_to_tensor(must_keep, "float32"), ops.stack(trained))
+    return ops.less(ops.convert_to_tensor(sizes, "float32") - zeros, bounds)
+
+
+def _find_fading(
+    prior: GaussianMixturePrior, weights: Sequence[Tensor], **options: Any
+) -> NDArray[np.bool_]:
+    zeros = prior.count(weights)[:, 0]
+    return ops.convert_to_numpy(fading(prior, zeros, weights, **options))
+
+
+def _may_narrow(prior: GaussianMixturePrior) -> NDArray[np.bool_]:
+    return ops.convert_to_numpy(prior.narrowing) > _LEAST_NARROWING
+
+
+def _place_mean(prior: GaussianMixturePrior, weights: NDArray[np.floating]) -> None:
+    """Moves the component nearest to a tensor's largest weight onto it."""
+    largest = float(weights.flat[np.abs(weights).argmax()])
+    if prior.is_uniform:
+        _place_on_grid(prior, largest)
+        return
+    slots, mixture = prior.alive_slots, prior.mixture()
+    if slots.size == 1:
+        slots = np.array([0, 1])
+        pair, halves = np.array([0.0, largest]), np.array([0.5, 0.5])
+        mixture = GaussianMixture(pair, np.repeat(mixture.stddevs, 2), halves)
+    means = mixture.means.copy()
+    means[1 + np.abs(means[1:] - largest).argmin()] = largest
+    prior.set_mixture(dataclasses.replace(mixture, means=means), slots)
+
+
+def _place_on_grid(prior: GaussianMixturePrior, largest: float) -> None:
+    """Revives the slot nearest to a weight; a grid too coarse for it becomes finer."""
+    integers = grid_integers(prior.num_components)
+    means = ops.convert_to_numpy(prior.tensors().means)[1:]
+    nearest = int(np.abs(means - largest).argmin())
+    if abs(means[nearest] - largest) >= abs(largest):
+        nearest = int(np.flatnonzero(integers == 1)[0])
+        means = integers * largest
+    slots, mixture = prior.alive_slots, prior.mixture()
+    stddevs = np.full(prior.num_components, mixture.stddevs[0])
+    shares = np.zeros(prior.num_components)
+    stddevs[slots], shares[slots] = mixture.stddevs, mixture.mixing_proportions
+    slot = nearest + 1
+    if slot not in slots:
+        slots = np.union1d(slots, slot)
+        shares[[0, slot]] = shares[0] / 2
+    means = np.append(0.0, means)
+    prior.set_mixture(GaussianMixture(means[slots], stddevs[slots], shares[slots]), slots)
