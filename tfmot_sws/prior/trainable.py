@@ -282,7 +282,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         return ops.where(shares > 0.0, logs, DEAD)
 
     def narrow(self, factor: NDArray[np.floating]) -> None:
-        """Multiplies the assignment widths by (T,) factors, up to what they are by themselves."""
+        """Multiplies the assignment widths by (T,) factors, up to what they were at first."""
         before = ops.convert_to_numpy(self.narrowing)
         narrowing = np.minimum(before * factor, 1.0)
         self.narrowing.assign(narrowing.astype(np.float32))
