@@ -39,7 +39,7 @@ def test_below_the_limit_the_curvature_decides(gain, factor):
 def test_an_unknown_sensitivity_or_price_gives_the_limit():
     prior = make_prior([0.0, 1e3, 0.0])
     prior.set_widths(price=1e-6)
-    expected = [1.3 * 0.5, np.sqrt(15 * 1e-9), 1.3 * 3.0]
+    expected = [1.3 * 0.5, np.sqrt(5 * 1e-9), 1.3 * 3.0]
     np.testing.assert_allclose(widths(prior), expected, rtol=1e-5)
     prior.set_widths(assignment=0.5)
     np.testing.assert_allclose(widths(prior), 0.65 * SCALES, rtol=1e-5)
@@ -78,7 +78,7 @@ def test_the_price_is_the_whole_tau_over_n():
     assert float(shared.complexity_weight.value) == pytest.approx(0.16)
     for group in shared.groups:
         scales = np.asarray(group.prior.tensor_scales.value)
-        expected = 0.25 * np.minimum(1.3 * scales, np.sqrt(15 * 0.32 / 64))
+        expected = 0.25 * np.minimum(1.3 * scales, np.sqrt(5 * 0.32 / 64))
         np.testing.assert_allclose(group.prior.widths.value, expected, rtol=1e-5)
 
 

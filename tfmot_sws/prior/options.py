@@ -85,7 +85,7 @@ class PriorOptions:
     zero: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     others: GammaHyperprior = GammaHyperprior(strength=5.0, stddev=1.3)
     assignment_width: float = 1.3
-    width_gain: float = 15.0
+    width_gain: float = 5.0
     least_zero_proportion: float = 0.5
     learning_rates: LearningRates = LearningRates()
     renewal_period: int = 16
