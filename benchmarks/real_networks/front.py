@@ -13,13 +13,16 @@ from benchmarks.real_networks.report import (
 )
 
 # The runs whose networks the table has, in its order.
-RUNS = ("small", "resnet-8")
+RUNS = ("small", "mobile", "resnet-8")
 NAMES = {
     "breast-cancer": "MLP, breast cancer table",
     "diabetes": "MLP, diabetes table (1 - R²)",
     "text": "text classifier, embedding",
     "recurrent": "Conv1D + BiLSTM, series",
     "lenet-300-100": "LeNet-300-100, MNIST",
+    "unet": "U-Net, made-up pictures (1 - mIoU)",
+    "transformer": "text transformer",
+    "separable": "depthwise-separable, CIFAR-10",
     "resnet-8": "ResNet-8 of MLPerf Tiny, CIFAR-10",
 }
 START, END = "<!-- From benchmarks/results/real_networks. -->", "<!-- End of the table. -->"
