@@ -56,7 +56,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-        >>> old = np.float32([[0, 0.3123], [-0.7, 0.7]])
+        >>> old = np.float32([[0.3101, 0.3123], [-0.7, 0.7]])
         >>> model.set_weights([old, np.float32([0, 0.1])])
         >>> new, bias = place_on_int8_grid(model).get_weights()
         >>> bool(0 < np.abs(new - old).max() < 0.7 / 254)

@@ -173,7 +173,7 @@ def _leave_out(file: Any) -> None:
 
 
 def _name_weights(file: Any, graph: Any) -> None:
-    """Leaves names to inputs, outputs and weights: the last part of each.
+    """Leaves names to inputs, outputs and weights: the last one of each, without the model's.
 
     The converter joins the names of all operations that it made one of. Results of operations
     need none.
@@ -185,6 +185,8 @@ def _name_weights(file: Any, graph: Any) -> None:
             tensor.name = None
             continue
         short = (tensor.name or b"").rpartition(b";")[2]
+        if position not in public:
+            short = short.partition(b"/")[2] or short
         seen[short] += 1
         number = b"" if seen[short] == 1 else b"_%d" % (seen[short] - 1)
         tensor.name = short + number
@@ -211,12 +213,13 @@ def pack(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 def _operator(file: Any, kind: int, version: int, source: int, target: int) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
-    name = "Densify" if kind == schema.BuiltinOperator.DENSIFY else "Dequantize"
     operator = schema.OperatorT()
     operator.opcodeIndex = _code(file, kind, version)
     operator.inputs, operator.outputs = [source], [target]
-    operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{name}Options")
-    operator.builtinOptions = getattr(schema, f"{name}OptionsT")()
+    if kind == schema.BuiltinOperator.DENSIFY:
+        # A DEQUANTIZE has no options, and LiteRT reads it without their empty table.
+        operator.builtinOptionsType = schema.BuiltinOptions.DensifyOptions
+        operator.builtinOptions = schema.DensifyOptionsT()
     return operator
 
 

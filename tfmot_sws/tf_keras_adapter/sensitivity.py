@@ -11,7 +11,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from tfmot_sws.models.wrapped import wrapped_parts
-from tfmot_sws.training.observations import places_of_targets, separate_values, signs_of
+from tfmot_sws.training.observations import SIGNS, places_of_targets, separate_values, signs_of
 from tfmot_sws.training.sensitivity import shifted
 
 # Gradients in float16 below 6e-8 are lost.
@@ -130,10 +130,10 @@ class _RandomSigns(tf_keras.layers.Layer):
         return outputs + tf.cast(factor - 1, outputs.dtype) * change
 
     def _factors(self, shape: tf.Tensor, rank: int) -> tf.Tensor:
-        drawn = 2 * tf.random.stateless_uniform(shape, (0, 0), 0, 2, tf.int32) - 1
+        drawn = tf.gather(SIGNS, tf.range(tf.reduce_prod(shape)) % len(SIGNS))
         of_examples = tf.reshape(self._signs, [-1, *[1] * (rank - 1)])
         root = tf.sqrt(tf.cast(tf.reduce_prod(shape[1:]), tf.float32))
-        return root * of_examples * tf.cast(drawn, tf.float32)
+        return root * of_examples * tf.reshape(drawn, shape)
 
 
 def _tensors(nested: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -19,6 +19,10 @@ from keras import ops
 from numpy.typing import NDArray
 
 Tensor = Any
+
+# 1 or -1 at random, the same on all backends; they begin again where a batch has more
+# observations.
+SIGNS: Final = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), 1 << 16)
 
 
 def with_random_signs(outputs: Any, targets: Any, signs: Tensor, separate: Tensor) -> Any:
@@ -62,10 +66,11 @@ class _RandomSigns(keras.layers.Layer):
         return outputs + ops.cast(factor - 1, outputs.dtype) * change
 
     def _factors(self, shape: tuple[Any, ...]) -> Tensor:
-        drawn = 2 * keras.random.randint(shape, 0, 2, seed=0) - 1
+        number = math.prod(shape)
+        drawn = ops.take(SIGNS, ops.arange(number) % len(SIGNS))
         of_examples = ops.reshape(self._signs, (-1, *[1] * len(shape[1:])))
         root = ops.sqrt(ops.cast(math.prod(shape[1:]), "float32"))
-        return root * of_examples * ops.cast(drawn, "float32")
+        return root * of_examples * ops.reshape(drawn, shape)
 
 
 def places_of_targets(outputs: list[Any], targets: Any) -> list[tuple[Any, int | None]]:
