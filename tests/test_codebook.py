@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,7 +15,6 @@ TENSORS = hnp.arrays(
 )
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_side=5), elements=VALUES))
 def test_round_trip(array):
     tensor = ClusteredTensor.from_array(array)
@@ -26,7 +25,6 @@ def test_round_trip(array):
     np.testing.assert_array_equal(decoded.view("u4"), (array + np.float32(0)).view("u4"))
 
 
-@settings(deadline=None)
 @given(TENSORS)
 def test_codebook_is_ascending_and_every_entry_used(array):
     tensor = ClusteredTensor.from_array(array)

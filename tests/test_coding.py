@@ -326,7 +326,7 @@ def test_bfloat16_comes_back():
     assert entries[0].has_indices
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         np.float32,

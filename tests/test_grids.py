@@ -4,7 +4,7 @@ import fractions
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfmot_sws.coding import grids
@@ -43,7 +43,6 @@ def read_back(arrays):
     return [tensor.array() for tensor in reader.read()], encoded
 
 
-@settings(deadline=None)
 @given(steps, chosen)
 def test_every_grid_is_found(step, integers):
     values = np.float32(step) * np.float32(integers)
@@ -53,7 +52,6 @@ def test_every_grid_is_found(step, integers):
     assert set(values.tolist()) <= set(multiples)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-999, 999).filter(bool), min_size=3, max_size=14, unique=True))
 def test_nothing_else_is_taken_for_one(numbers):
     values = np.float32(sorted(numbers))

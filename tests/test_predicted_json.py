@@ -49,7 +49,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(names, values, max_size=5), st.sampled_from(["Dense", "Own"]))
 def test_any_object_comes_back(config, name):
     text = compact({**config, "class_name": name, "copies": [config, config, config]})

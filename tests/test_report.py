@@ -91,7 +91,7 @@ def slow_han_bits(array, most_index_bits=12):
     return min(sizes)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SPARSE)
 def test_han_bits_is_the_size_of_the_written_file(array):
     assert han_bits(ClusteredTensor.from_array(array)) == slow_han_bits(array)
