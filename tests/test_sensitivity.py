@@ -181,6 +181,19 @@ def test_shares_of_classes_are_told_from_values(targets, separate):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_outputs_that_are_no_floats_are_left_alone(library, rng):
+    layers = LIBRARIES[library].layers
+    inputs = LIBRARIES[library].Input((6, 10), dtype="float32")
+    scores = layers.Dense(3, name="scores")(inputs)
+    found = layers.Lambda(lambda x: x > 0, name="found", output_shape=(6, 3))(scores)
+    model = LIBRARIES[library].Model(inputs, {"scores": scores, "found": found})
+    shared = wrap(model, {"scores": "mse"})
+    x = rng.standard_normal((8, 6, 10)).astype("float32")
+    update_sensitivity(shared, x, {"scores": x[..., :3], "found": x[..., :3] > 0})
+    assert np.all(sensitivities(shared) > 0)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_padded_positions_do_not_count(library, rng):
     layers = LIBRARIES[library].layers
     embedding = layers.Embedding(20, 8, mask_zero=True)

@@ -120,6 +120,8 @@ class _RandomSigns(tf_keras.layers.Layer):
         self._signs, self._separate = signs, separate
 
     def call(self, outputs: tf.Tensor) -> tf.Tensor:
+        if not (tf.is_tensor(outputs) and outputs.dtype.is_floating):
+            return outputs
         shape, rank = tf.shape(outputs), outputs.shape.rank
         factor = self._factors(tf.concat([shape[:-1], [1]], 0), rank) if rank > 2 else 1.0
         if self._separate is not None:

@@ -55,6 +55,8 @@ class _RandomSigns(keras.layers.Layer):
         self._signs, self._separate = signs, separate
 
     def call(self, outputs: Tensor) -> Tensor:
+        if not keras.backend.is_float_dtype(outputs.dtype):
+            return outputs
         shape = ops.shape(outputs)
         factor = self._factors((*shape[:-1], 1)) if len(shape) > 2 else 1.0
         if self._separate is not None:
@@ -99,7 +101,9 @@ def separate_values(targets: Any) -> NDArray[np.float32]:
     The shares of classes, as in one-hot targets, are none below 0 and together 1. Numbers to
     be predicted, and labels of which several can be true, are not.
     """
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(targets) if leaf is not None]
+    leaves = [
+        ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(targets) if leaf is not None
+    ]
     return np.array([not _are_shares(leaf) for leaf in leaves], np.float32)
 
 
@@ -112,6 +116,6 @@ def _are_shares(targets: NDArray[Any]) -> bool:
 
 def signs_of(x: Any) -> NDArray[np.float32]:
     """1 or -1 for each example; the same batch has the same ones, so trainings repeat."""
-    first = np.asarray(keras.tree.flatten(x)[0])
+    first = ops.convert_to_numpy(keras.tree.flatten(x)[0])
     draw = np.random.default_rng(zlib.crc32(first.tobytes()))
     return draw.choice(np.array([-1, 1], np.float32), len(first))
