@@ -77,15 +77,19 @@ class SizeControl:
         if fraction < _START:
             return
         state = self._sharing.control
-        if _slot(fraction) > _slot(state.fraction) or self._has_moved(state):
-            state = self._measure(state)
         if state.fraction < 0:
+            state = self._measure(state)
             state = state._replace(start=math.log(self._estimate(state) / self._goal(state)))
+        is_due = _slot(fraction) > _slot(state.fraction)
         remaining = linear(1.0, 0.0, start=_START, end=_END)(fraction)
         goal = self._goal(state) * math.exp(state.start * remaining)
         is_fixed = fraction >= rule_end
         widest = _LARGEST_WIDTH if is_fixed else _WIDEST
         state, error = self._follow(state._replace(fraction=fraction), goal, widest)
+        # Afterwards, for what was measured says less the further the widths have moved.
+        self._set(state)
+        if is_due or self._has_moved(state):
+            state, error = self._follow(self._measure(state), goal, widest)
         # A gain must not run away while the size does not answer; but where no width makes
         # the file small enough, it is the pull that must grow.
         if not is_fixed and error > -_ANSWERED:
