@@ -38,6 +38,9 @@ _MOST_COMPONENTS: Final = {"free": 256, "uniform": MOST_POINTS}
 # Up to here the usual number does. A training begins with so many more bits than are to be
 # left.
 _FEW_BITS, _BITS_TO_SPARE = 2.0, 0.7
+# kappa where a size is stated. tau follows from the size there: at a larger kappa it is
+# smaller, the prior pulls less, and more values stay apart, by which the size is met.
+_WIDTH_GAIN_OF_TARGETS = 15.0
 
 # Those of bfloat16.
 _MEAN_BITS: Final = 8
@@ -101,7 +104,8 @@ class SharingSettings:
         unshared = Unshared.of(model, weights, choices, replaceable, is_rounded=self.rounding)
         bits = bits_to_spend(self.target, model, shared, unshared)
         self._check_bits(bits)
-        least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE)
+        options = self.options or PriorOptions(width_gain=_WIDTH_GAIN_OF_TARGETS)
+        least = dataclasses.replace(self, least_bits=bits + _BITS_TO_SPARE, options=options)
         if bits <= _FEW_BITS or self.num_components is not None:
             return least
         # Eight times as many values as the bits tell apart, for most weights take a few.
@@ -211,7 +215,8 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
         zero_proportion: pi_0, the zero component's share, in (0, 1), or a
             `BetaHyperprior` to learn it. `None`: all proportions follow the usage, pi_0
             being at least 0.5.
-        options: widths, hyperpriors and learning rates of the mixture.
+        options: widths, hyperpriors and learning rates of the mixture. `None`: the defaults of
+            `PriorOptions`; with a target, its `width_gain` is 15.
         preserve_sparsity: keep weights of kernels that are exactly zero, as after
             `tfmot.sparsity.keras.strip_pruning`, at zero: they get no gradient, and belong
             to the zero component. Biases train on from zero as ever.
