@@ -39,7 +39,7 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
     the others, has a step for each output channel, found in the same way.
 
     A kernel that lies on a grid already, because its values are integers of magnitude 127
-    or less times a step, stays as it is.
+    or less times a step, or times one for each channel, stays as it is.
 
     Args:
         model: a stripped model that can be rebuilt from its configuration.
