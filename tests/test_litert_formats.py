@@ -10,8 +10,9 @@ from families import FAMILIES, Family, sequential
 from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
-from tfmot_sws.litert.file import parse, stored_tensors
+from tfmot_sws.litert.file import constants, parse, stored_tensors
 from tfmot_sws.litert.interpreter import run_tflite
+from tfmot_sws.litert.shared_integers import share_integers
 from tfmot_sws.models.batch_norm import foldable
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "lenet_mnist.py"
@@ -73,7 +74,7 @@ def test_every_format_runs_and_agrees(clustered, weights):
     if name not in ("functional", "nested") or weights in INTEGERS:
         for tensor in large(verification.tensors):
             # The unrolled attention and recurrences have integer constants of their own.
-            assert tensor.distinct_per_channel <= NUM_VALUES or weights == "int8", tensor
+            assert tensor.distinct_per_channel <= NUM_VALUES, tensor
 
 
 def test_int8_codebook_equals_the_float_file(clustered):
@@ -108,13 +109,56 @@ def test_sizes_of_the_lenets(name):
     }
 
 
-def test_int8_keeps_clusters_in_each_channel(rng):
-    model = cluster(LENETS["lenet-5-caffe"].build(), zeros=0.5)
-    x = rng.random((8, 28, 28, 1)).astype("float32")
-    tensors = stored_tensors(sws.convert_to_tflite(model, "int8", representative_data=x))
-    kernels = large(tensors)
-    assert {t.dtype for t in kernels} == {"int8"}
-    assert max(t.distinct_per_channel for t in kernels) <= NUM_VALUES
+def test_channels_of_an_int8_file_share_integers(clustered):
+    """With steps by which they are exactly the values on the grid."""
+    _, model, inputs = clustered
+    tflite = sws.convert_to_tflite(model, "int8", representative_data=inputs)
+    kernels = [t for t in large(stored_tensors(tflite)) if t.dtype == "int8"]
+    assert kernels
+    assert max(t.distinct for t in kernels) <= NUM_VALUES
+    file = parse(tflite)
+    exact = parse(sws.convert_to_tflite(sws.place_on_int8_grid(model)))
+    expected = [v.reshape(t.shape) for t, v in constants(exact)]
+    for tensor, integers in constants(file):
+        # An embedding, which is only looked up in, stays as the converter has it, and so may
+        # a kernel of few weights.
+        has_channels = integers.dtype == np.int8 and len(tensor.quantization.scale) > 1
+        if has_channels and integers.size >= 100:
+            shape = [1] * len(tensor.shape)
+            shape[tensor.quantization.quantizedDimension] = -1
+            steps = np.reshape(tensor.quantization.scale, shape)
+            values = integers.reshape(tensor.shape) * steps
+            assert any(
+                values.shape == e.shape and np.allclose(values, e, rtol=1e-6, atol=0)
+                for e in expected
+            )
+
+
+@pytest.mark.parametrize("zeros", [0.5, 1.0])
+def test_biases_of_an_int8_file_keep_their_size(zeros, rng):
+    """Channels of zeros answer with their bias, which has no step to be a multiple of."""
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(12)])
+    kernel = rng.choice(np.float32([-0.7, 0.31, 0.5]), (20, 12))
+    kernel[:, : round(12 * zeros)] = 0
+    bias = rng.normal(0, 0.01, 12).astype("float32")
+    model.set_weights([kernel, bias])
+    x = rng.normal(size=(64, 20)).astype("float32")
+    file = parse(sws.convert_to_tflite(model, "int8", representative_data=x, tolerance=1.0))
+    tensors = file.subgraphs[0].tensors
+    found = next(
+        np.frombuffer(bytes(file.buffers[t.buffer].data), np.int32) * t.quantization.scale
+        for t in tensors
+        if list(t.shape) == [12] and t.quantization is not None
+    )
+    np.testing.assert_allclose(found, bias, atol=0.03 * 0.7 / 2 + 1e-6)
+
+
+def test_an_int8_file_without_clusters_is_the_converter_s(rng):
+    model = sequential()
+    x = rng.normal(size=(16, *model.inputs[0].shape[1:])).astype("float32")
+    tflite = sws.convert_to_tflite(model, "int8", representative_data=x)
+    exact = sws.convert_to_tflite(model)
+    assert share_integers(tflite, exact) is tflite
 
 
 def test_placing_moves_little_and_keeps_clusters():

@@ -20,10 +20,11 @@ from tfmot_sws.arguments import check_kind
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError, convert, with_batch_of_one
 from tfmot_sws.litert.file import has_loop, parse, stored_tensors
-from tfmot_sws.litert.int8_grid import place_on_int8_grid
+from tfmot_sws.litert.int8_grid import place_clustered_on_int8_grid, place_on_int8_grid
 from tfmot_sws.litert.integer_weights import INT8, Storage, smallest_storage, store_as_integers
 from tfmot_sws.litert.integers import Integers, find_integers
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
+from tfmot_sws.litert.shared_integers import share_integers
 from tfmot_sws.litert.verification import greatest_difference
 from tfmot_sws.models.libraries import view_of
 from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
@@ -244,7 +245,8 @@ def _int8(job: Job) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = examples
 
-    tflite = convert(_without_loops(job.model), configure)
+    placed, exact = _without_loops(place_clustered_on_int8_grid(job.model))
+    tflite = share_integers(convert(placed, configure), exact)
     floats = [t for t in stored_tensors(tflite) if t.dtype == "float32" and len(t.shape) > 1]
     if floats:
         listed = ", ".join(f"{t.name} {t.shape}" for t in floats)
@@ -257,18 +259,20 @@ def _int8(job: Job) -> bytes:
     return tflite
 
 
-def _without_loops(model: keras.Model) -> keras.Model:
-    """Unrolls recurrent layers, because calibrating a loop crashes the process."""
-    if not has_loop(parse(convert(model))):
-        return model
+def _without_loops(model: keras.Model) -> tuple[keras.Model, bytes]:
+    """A model and its float32 file; unrolls recurrences, as calibrating a loop crashes."""
+    exact = convert(model)
+    if not has_loop(parse(exact)):
+        return model, exact
     unrolled = clone_with(model, unroll_recurrences)
     unrolled.set_weights(model.get_weights())
-    if has_loop(parse(convert(unrolled))):
+    exact = convert(unrolled)
+    if has_loop(parse(exact)):
         raise ExportError(
             f"Model '{model.name}' has a loop that cannot be unrolled, which LiteRT cannot "
             "quantize to integers. Take 'int8_codebook'."
         )
-    return unrolled
+    return unrolled, exact
 
 
 def _tflm(job: Job) -> bytes:
@@ -358,8 +362,9 @@ FORMATS: Final = {
         keeps_clusters_behind_batch_norm=True,
     ),
     "int8": Format(
-        "A quarter of the size, and integer arithmetic; inputs and outputs are float32. Needs "
-        "`representative_data`.",
+        "A quarter of the size, and integer arithmetic; inputs and outputs are float32. Values "
+        "of clustered kernels move to a grid of 255 steps, and the channels share integers. "
+        "Needs `representative_data`.",
         _int8,
         tolerance=_COARSE,
         measure="relative_error",

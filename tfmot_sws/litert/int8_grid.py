@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.litert.integers import find_integers
+from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.entropy import MAX_CODEBOOK_SIZE
 from tfmot_sws.models.libraries import check_model, view_of
 from tfmot_sws.models.rebuild import copy_float32
@@ -64,10 +67,22 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
     """
     check_model(model)
     check_plain(model)
+    return _copy_placed(model, lambda _: True)
+
+
+def place_clustered_on_int8_grid(model: keras.Model) -> keras.Model:
+    """As `place_on_int8_grid`, but kernels without a codebook stay as they are."""
+    return _copy_placed(model, is_clustered)
+
+
+def _copy_placed(
+    model: keras.Model, should_move: Callable[[NDArray[np.float32]], bool]
+) -> keras.Model:
     placed = copy_float32(model)
     for variable in view_of(placed).variables:
-        if is_kernel(variable):
-            variable.assign(_place(ops.convert_to_numpy(variable)))
+        values = ops.convert_to_numpy(variable)
+        if is_kernel(variable) and should_move(values):
+            variable.assign(_place(values))
     return placed
 
 

@@ -86,7 +86,7 @@ def store_as_integers(
         _insert(file, graph, chosen)
     for buffer in chosen:
         file.buffers[buffer].data = None
-    _leave_out(file)
+    leave_out(file)
     return unparse(file)
 
 
@@ -158,7 +158,7 @@ def _insert(file: Any, graph: Any, chosen: dict[int, _Stored]) -> None:
     graph.operators = [*operators, *(graph.operators or [])]
 
 
-def _leave_out(file: Any) -> None:
+def leave_out(file: Any) -> None:
     """Takes away what no reader needs: in a small network it took more than the biases."""
     for graph in file.subgraphs:
         _name_weights(file, graph)
