@@ -47,6 +47,7 @@ class BulkIndexCoder:
         self._coder = coder
         self._symbols = symbols
         self._columns = self._code_columns()
+        self._has_all_columns = self._columns.size == symbols.shape[1]
         self._max_block = max(1, _BLOCK_ENTRIES // max(1, self._columns.size))
         self._stride = stride if stride < len(symbols) else 1
         self._column_counts = np.zeros(self._columns.size, np.int64)
@@ -80,35 +81,56 @@ class BulkIndexCoder:
         rows = start + live
         if not rows.size or not self._columns.size:
             return
-        block = self._symbols[np.ix_(rows, self._columns)].reshape(-1)
+        block = self._take(rows).reshape(-1)
         contexts = self._contexts(rows, classes[live])
         nonzero = self._code_nonzero((block > 0).astype(np.int32), contexts)
         block[nonzero] = self._code_values(block[nonzero].astype(np.int32) - 1) + 1
         filled = block.reshape(rows.size, -1)
-        self._column_counts += (filled > 0).sum(axis=0)
-        self._symbols[np.ix_(rows, self._columns)] = filled
+        self._column_counts += np.count_nonzero(filled, axis=0)
+        self._put(rows, filled)
+
+    def _take(self, rows: NDArray[np.intp]) -> Symbols:
+        """A copy of some rows, of the columns that are coded."""
+        taken = self._symbols[rows]
+        return taken if self._has_all_columns else taken[:, self._columns]
+
+    def _put(self, rows: NDArray[np.intp], values: Symbols) -> None:
+        if self._has_all_columns:
+            self._symbols[rows] = values
+        else:
+            self._symbols[np.ix_(rows, self._columns)] = values
 
     def _contexts(self, rows: NDArray[np.intp], classes: NDArray[np.int32]) -> NDArray[np.intp]:
         counts = self._column_counts
         column_classes = _density_classes(counts + 2, counts.sum() + 2 * counts.size)
-        outer = classes[:, None] * _NUM_CLASSES + column_classes
+        # In few bits a number, since this is done for each entry.
+        outer = (classes[:, None] * _NUM_CLASSES + column_classes).astype(np.int16)
         distance = max(self._stride, self._block)
-        above = self._nonzero_at(rows - distance) * 2
-        return (outer * 4 + above + self._nonzero_at(rows - 2 * distance)).reshape(-1)
+        contexts = outer * np.int16(4)
+        contexts += self._nonzero_at(rows - distance) * np.int16(2)
+        contexts += self._nonzero_at(rows - 2 * distance)
+        return contexts.reshape(-1).astype(np.intp)
 
-    def _nonzero_at(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        found = self._symbols[np.ix_(np.maximum(rows, 0), self._columns)] > 0
-        return (found & (rows >= 0)[:, None]).astype(np.intp)
+    def _nonzero_at(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        if rows[-1] < 0:
+            return np.zeros((rows.size, self._columns.size), bool)
+        found = self._take(np.maximum(rows, 0)) > 0
+        found[rows < 0] = False
+        return found
 
     def _code_nonzero(
         self, flags: NDArray[np.int32], contexts: NDArray[np.intp]
     ) -> NDArray[np.intp]:
         overall = self._zero_counts.sum(axis=0) + 1
         table = _UNIT * self._zero_counts + 1 + _PRIOR * _UNIT * overall // overall.sum()
-        flags = self._coder.code(flags, frequencies(table)[contexts])
-        joint = np.bincount(2 * contexts + flags, minlength=2 * _NUM_CONTEXTS)
-        self._zero_counts += joint.reshape(-1, 2)
-        return np.flatnonzero(flags)
+        # Both counts of a context are taken at once, as eight bytes.
+        pairs = frequencies(table).astype(np.float32).view(np.int64)[:, 0]
+        counts = pairs[contexts].view(np.float32).reshape(-1, 2)
+        nonzero = np.flatnonzero(self._coder.code(flags, counts))
+        seen = np.bincount(contexts, minlength=_NUM_CONTEXTS)
+        ones = np.bincount(contexts[nonzero], minlength=_NUM_CONTEXTS)
+        self._zero_counts += np.stack([seen - ones, ones], axis=1)
+        return nonzero
 
     def _code_values(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
         if self._value_counts.size <= 1 or not values.size:

@@ -31,12 +31,13 @@ def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 class SymbolCoder(Protocol):
     """Interface that the models need of an encoder or a decoder."""
 
-    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[Any]) -> NDArray[np.int32]:
         """Writes or reads symbols, shape (M,), with probabilities proportional to `counts`.
 
         Args:
             symbols: numbers below V; a decoder uses only their shape.
-            counts: 1 to 65537, shape (V,) for all or (M, V) for each symbol, V >= 2.
+            counts: 1 to 65537, of any type; shape (V,) for all or (M, V) for each symbol,
+                V >= 2.
         """
         ...
 
@@ -54,7 +55,7 @@ class SymbolEncoder:
     def __init__(self) -> None:
         self._encoder = _package().stream.queue.RangeEncoder()
 
-    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[Any]) -> NDArray[np.int32]:
         """Writes the symbols and returns them."""
         self._encoder.encode(symbols, *_model(counts))
         return symbols
@@ -71,17 +72,17 @@ class SymbolDecoder:
         words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
         self._decoder = _package().stream.queue.RangeDecoder(words)
 
-    def code(self, symbols: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    def code(self, symbols: NDArray[np.int32], counts: NDArray[Any]) -> NDArray[np.int32]:
         """Returns as many symbols as `symbols` has; ignores its values."""
         if counts.ndim == 1:
             return self._decoder.decode(*_model(counts), symbols.size)
         return self._decoder.decode(*_model(counts))
 
 
-def _model(counts: NDArray[np.int64]) -> tuple[object, ...]:
+def _model(counts: NDArray[Any]) -> tuple[object, ...]:
     """Returns the arguments that describe the model to `constriction`."""
     categorical = _package().stream.model.Categorical
-    probabilities = counts.astype(np.float32)
+    probabilities = np.asarray(counts, np.float32)
     if counts.ndim == 1:
         return (categorical(probabilities, perfect=False),)
     return categorical(perfect=False), probabilities
