@@ -1,7 +1,9 @@
-"""Draws error against size from the result files of compression.py.
+"""Draws error against size of one network from the stored results: all recipes, all sizes.
 
-python -m benchmarks.tradeoff benchmarks/results/compression/lenet-300-100*.json \
-        --output docs/images/tradeoff.png
+    python -m benchmarks.tradeoff text --output docs/images/tradeoff.png
+
+Reads the records of `real_networks`, `targets` and `smallest` under benchmarks/results/. Errors
+are those on validation data, which each recipe's settings are chosen by, of seed 0.
 """
 
 import argparse
@@ -9,36 +11,61 @@ import json
 import pathlib
 
 import matplotlib.pyplot as plt
-import numpy as np
 
+from benchmarks import common
 from tfmot_sws import visualization
 
-SERIES = {
-    "soft weight-sharing": "soft weight-sharing",
-    "tfmot prune + cluster, gzip": "tfmot, gzip",
-    "NNCodec on dense": "NNCodec on dense",
+SEED = 0
+OURS = "soft weight-sharing"
+RECIPES = {
+    "sws": OURS,
+    "tfmot": "tfmot prune + cluster, gzip",
+    "qat": "clustering without a prior",
+    "int8": "int8, gzip",
+    "nncodec": "NNCodec on dense",
 }
+# A network this much worse than dense is of no use to anybody; its point is left out.
+FARTHEST = 0.1
+
+
+def collect(network):
+    """(bytes, error) of all runs of a network by name of the recipe, and dense's error."""
+    points = {label: [] for label in RECIPES.values()}
+    rows = list(_rows("real_networks", network))
+    for row in rows:
+        if row["recipe"] in RECIPES:
+            points[RECIPES[row["recipe"]]].append((row["bytes"], row["validation error"]))
+    for row in _rows("targets", network):
+        if "refused" not in row:
+            points[OURS].append((row["bytes"], row["error"]))
+    for row in _rows("smallest", network):
+        points[OURS] += [
+            (trial["size"], row["pretrained"] + trial["drop"]) for trial in row["trials"]
+        ]
+    dense = next(r["validation error"] for r in rows if r["setting"] == "trained on")
+    near = {
+        label: [point for point in series if point[1] <= dense + FARTHEST]
+        for label, series in points.items()
+    }
+    return {label: series for label, series in near.items() if series}, dense
+
+
+def _rows(script, network):
+    for path in sorted((common.RESULTS / script).glob("*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if row["network"] == network and row["seed"] == SEED:
+                yield row
 
 
 def main():
-    """Means over the seeds of each file, a series a method."""
+    """Draws one network's picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("results", type=pathlib.Path, nargs="+", help="JSON files")
+    parser.add_argument("network", help="name in benchmarks.real_networks")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a .png file")
     args = parser.parse_args()
-    points, dense = {}, []
-    for path in args.results:
-        runs = json.loads(path.read_text())["runs"]
-        dense += [run["dense"]["test error"] for run in runs]
-        for method, label in SERIES.items():
-            rows = [run[method] for run in runs if method in run]
-            if rows:
-                mean = [
-                    np.mean([row[name] for row in rows]) for name in ("bytes", "test error")
-                ]
-                points.setdefault(label, []).append(tuple(mean))
-    ax = visualization.plot_tradeoff(points, baseline=float(np.mean(dense)))
-    ax.figure.set_size_inches(6, 4)
+    points, dense = collect(args.network)
+    ax = visualization.plot_tradeoff(points, baseline=dense)
+    ax.figure.set_size_inches(6.5, 4)
     ax.figure.savefig(args.output, dpi=80, bbox_inches="tight")
     plt.close(ax.figure)
 
