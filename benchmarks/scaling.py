@@ -21,7 +21,8 @@ import numpy as np
 from keras import ops
 
 from benchmarks import common
-from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.prior.assignment import Part
+from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 SIZES = (8_000_000, 64_000_000)

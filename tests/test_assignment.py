@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 from mixtures import as_tensors, as_widths, random_mixture
 
-from tfmot_sws.prior.assignment import assign, count
+from tfmot_sws.prior.assignment import Part, assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.mixture import GaussianMixture
 
 
 def assign_one(weights, mixture, width):
     """`assign` of a single tensor."""
-    (index,) = assign([tf.constant(weights)], mixture, as_widths(width))
+    (index,) = assign(Part([tf.constant(weights)], mixture, as_widths(width)))
     return index
 
 
@@ -44,7 +44,7 @@ def test_each_tensor_has_a_width_of_its_own(rng):
     widths = [0.02, 3.0, 0.3]
     weights = [clear_cases(mixture, w, s) for w, s in zip(weights, widths, strict=True)]
     tensors = [tf.constant(w) for w in weights], as_tensors(mixture)
-    indices = assign(*tensors, [tf.constant(s) for s in widths])
+    indices = assign(Part(*tensors, [tf.constant(s) for s in widths]))
     for index, w, s in zip(indices, weights, widths, strict=True):
         np.testing.assert_array_equal(index, mixture.assign(w, s))
 
@@ -54,8 +54,8 @@ def test_count_is_that_of_the_assignment(width, rng):
     mixture = random_mixture(rng)
     weights = [rng.uniform(-1, 1, shape).astype("float32") for shape in ((30, 40), (7,))]
     arguments = [tf.constant(w) for w in weights], as_tensors(mixture), as_widths(width, 2)
-    counts = count(*arguments)
-    expected = [np.bincount(np.ravel(i), minlength=7) for i in assign(*arguments)]
+    (counts,) = count([Part(*arguments)])
+    expected = [np.bincount(np.ravel(i), minlength=7) for i in assign(Part(*arguments))]
     np.testing.assert_array_equal(counts, expected)
     np.testing.assert_array_equal(np.sum(counts, axis=1), [1200, 7])
 

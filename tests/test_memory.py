@@ -56,7 +56,7 @@ def first_losses(scale):
     shared = sws.apply_soft_weight_sharing(model, **GENTLE, train_size=100)
     shared.sharing.renew()
     shared.sharing.count()
-    counts = [group.counts() for group in shared.groups]
+    counts = shared.sharing.counts()
     held = [np.array(value) for group in shared.groups for value in group.held.read()]
     return [*held, *counts]
 

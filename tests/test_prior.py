@@ -9,10 +9,11 @@ import tensorflow as tf
 from scipy.special import expit
 from scipy.stats import beta, gamma
 
+from tfmot_sws.prior.assignment import Part
 from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
-from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 PLAIN = LearningRates(1.0, 1.0, 1.0)

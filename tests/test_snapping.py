@@ -6,9 +6,9 @@ import tensorflow as tf
 from mixtures import as_tensors, as_widths, random_mixture
 
 from tfmot_sws.prior import assignment
-from tfmot_sws.prior.assignment import assign
+from tfmot_sws.prior.assignment import Part, assign
 from tfmot_sws.prior.mixture import GaussianMixture
-from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.training.shared_step import _means_factor
 
 MEANS = np.float32([0.0, 0.1, -0.3, 1 / 3])
@@ -32,7 +32,9 @@ def snapped(snap, weights, mixture, width=0.2):
 
 
 def members(weights, mixture, width=0.2):
-    indices = assign([tf.constant(w) for w in weights], mixture, as_widths(width, len(weights)))
+    indices = assign(
+        Part([tf.constant(w) for w in weights], mixture, as_widths(width, len(weights)))
+    )
     return [index.numpy() for index in indices]
 
 

@@ -8,11 +8,13 @@ one tensor more than another; it grows during training, so that weights become z
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from tfmot_sws.backend.bins import bin_sums
 from tfmot_sws.backend.compiling import compiled
@@ -24,16 +26,30 @@ Tensor = Any
 _FEW = 32
 
 
+class Part(NamedTuple):
+    """Tensors under one mixture, and what their assignment depends on.
+
+    weights: float32 tensors of any shapes.
+    mixture: the mixture; components that have died are never chosen.
+    widths: scalar tensors s > 0, one for each of the weights; an empty list takes each
+        component's own.
+    """
+
+    weights: Sequence[Tensor]
+    mixture: MixtureTensors
+    widths: Sequence[Tensor]
+
+
 class Intervals(NamedTuple):
     """The rule of a common width: which component is the best in which interval of w.
 
     The scores of two components differ by a straight line in w. So each component is the
-    best in one interval or nowhere, and the intervals lie in the order of the means.
+    best in one interval or nowhere, and the intervals lie in the order of the means. There is
+    a line of K for each row of weights, or for each tensor.
 
-    begins: where each component's interval begins, infinity for none, one line for each row
-        of weights (R, K) or for each tensor (T, K).
-    order: the components' slots by their means, int32, (K,).
-    means: their means, ascending, (K,).
+    begins: where each component's interval begins, infinity for none.
+    order: the components' slots by their means, int32.
+    means: their means, ascending.
     """
 
     begins: Tensor
@@ -43,11 +59,11 @@ class Intervals(NamedTuple):
     @property
     def num_components(self) -> int:
         """K."""
-        return int(self.means.shape[0])
+        return int(self.means.shape[1])
 
     def of_rows(self, owners: Any) -> Intervals:
         """The rule of rows whose tensors are known."""
-        return self._replace(begins=ops.take(self.begins, owners, axis=0))
+        return Intervals(*(ops.take(field, owners, axis=0) for field in self))
 
     def find(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Slots of the components of weights (R, L), int32, and those components' means.
@@ -59,20 +75,17 @@ class Intervals(NamedTuple):
         if self.num_components > _FEW:
             return self._search(rows)
         begins, order, means = self
-        index = ops.zeros_like(rows, dtype="int32") + order[0]
-        target = ops.zeros_like(rows) + means[0]
+        index = ops.zeros_like(rows, dtype="int32") + order[:, :1]
+        target = ops.zeros_like(rows) + means[:, :1]
         for k in range(1, self.num_components):
             beyond = rows > begins[:, k : k + 1]
-            index = ops.where(beyond, order[k], index)
-            target = ops.where(beyond, means[k], target)
+            index = ops.where(beyond, order[:, k : k + 1], index)
+            target = ops.where(beyond, means[:, k : k + 1], target)
         return index, target
 
     def _search(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        begins = self.begins[0]
-        ascending = ops.argsort(begins)
-        begins, order, means = (
-            ops.take(field, ascending) for field in (begins, self.order, self.means)
-        )
+        ascending = ops.argsort(self.begins[0])
+        begins, order, means = (ops.take(field[0], ascending) for field in self)
         flat = ops.reshape(rows, (-1,))
         place = ops.maximum(ops.searchsorted(begins, flat, side="left") - 1, 0)
         index, target = ops.take(order, place), ops.take(means, place)
@@ -118,22 +131,54 @@ class Scores(NamedTuple):
 Rule = Intervals | Scores
 
 
-def rule_of(mixture: MixtureTensors, widths: Sequence[Tensor]) -> Rule:
-    """The rule of tensors; arguments as of `assign`."""
-    return _intervals(mixture, ops.stack(widths)) if widths else Scores(mixture)
+def group_parts(parts: Sequence[Part]) -> list[list[int]]:
+    """Positions of the parts whose tensors can be rows of one matrix.
+
+    That are those of as many components, with widths of their own.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, part in enumerate(parts):
+        alone = -1 if part.widths else position
+        groups.setdefault((part.mixture.means.shape[0], alone), []).append(position)
+    return list(groups.values())
 
 
-def lay_out_for(rule: Rule, tensors: Sequence[Tensor]) -> list[tuple[Rows, Rule]]:
-    """Lays tensors out for the components to be found; each matrix with its rule."""
-    shapes = [tuple(tensor.shape) for tensor in tensors]
+def lay_out_for(parts: Sequence[Part]) -> list[tuple[Rows, Rule]]:
+    """Lays out the tensors of parts of one group, one part after the other.
+
+    Returns:
+        Each matrix with the rule of its rows.
+    """
+    weights = [tensor for part in parts for tensor in part.weights]
+    rule = _rule_of(parts)
     few = isinstance(rule, Scores) or rule.num_components <= _FEW
+    shapes = [tuple(tensor.shape) for tensor in weights]
     return [(rows, rule.of_rows(rows.owners)) for rows in lay_out(shapes, SMALL if few else 0)]
 
 
+def mixtures_of_tensors(parts: Sequence[Part]) -> NDArray[np.int32]:
+    """The number of the part that each tensor belongs to, (T,)."""
+    return np.repeat(np.arange(len(parts), dtype=np.int32), [len(p.weights) for p in parts])
+
+
+def _rule_of(parts: Sequence[Part]) -> Rule:
+    if not parts[0].widths:
+        return Scores(parts[0].mixture)
+    means, offsets = (
+        ops.stack([getattr(part.mixture, name) for part in parts])
+        for name in ("means", "log_proportions")
+    )
+    widths = ops.stack([width for part in parts for width in part.widths])
+    return _intervals(means, offsets, widths, mixtures_of_tensors(parts))
+
+
 @compiled
-def _intervals(mixture: MixtureTensors, widths: Tensor) -> Intervals:
-    order = ops.cast(ops.argsort(mixture.means), "int32")
-    means, offsets = (ops.take(f, order) for f in (mixture.means, mixture.log_proportions))
+def _intervals(means: Tensor, offsets: Tensor, widths: Tensor, mixtures: Tensor) -> Intervals:
+    order = ops.argsort(means, axis=1)
+    means, offsets = (ops.take_along_axis(f, order, axis=1) for f in (means, offsets))
+    order, means, offsets = (
+        ops.take(f, mixtures, axis=0) for f in (ops.cast(order, "int32"), means, offsets)
+    )
     return Intervals(_begins(means, offsets, widths), order, means)
 
 
@@ -141,44 +186,36 @@ def _begins(means: Tensor, offsets: Tensor, widths: Tensor) -> Tensor:
     """Where each component becomes the best, means ascending; infinity where it never does.
 
     Args:
-        means: shape (K,), ascending.
-        offsets: shape (K,), log pi_k.
+        means: shape (T, K), ascending.
+        offsets: shape (T, K), log pi_k.
         widths: s > 0, shape (T,).
 
     Returns:
         Shape (T, K).
     """
-    gaps = means[None, :] - means[:, None]
+    gaps = means[:, None, :] - means[:, :, None]
     # Entry (t, j, k): from where on k is better than j, for j before k.
-    after = 0.5 * (means[None, :] + means[:, None]) + ops.square(widths)[:, None, None] * (
-        offsets[:, None] - offsets[None, :]
-    ) / ops.maximum(gaps, 1e-30)
-    places = ops.arange(means.shape[0])
+    after = 0.5 * (means[:, None, :] + means[:, :, None]) + ops.square(widths)[
+        :, None, None
+    ] * (offsets[:, :, None] - offsets[:, None, :]) / ops.maximum(gaps, 1e-30)
+    places = ops.arange(means.shape[1])
     before = places[:, None] < places[None, :]
     begins = ops.max(ops.where(before, after, -np.inf), axis=1)
     ends = ops.min(ops.where(before, after, np.inf), axis=2)
     return ops.where(begins < ends, begins, np.inf)
 
 
-def assign(
-    weights: Sequence[Tensor], mixture: MixtureTensors, widths: Sequence[Tensor]
-) -> list[Tensor]:
+def assign(part: Part) -> list[Tensor]:
     """Index of the component of every weight; see `GaussianMixture.assign`.
 
-    Args:
-        weights: float32 tensors of any shapes.
-        mixture: the mixture; components that have died are never chosen.
-        widths: scalar tensors s > 0, one for each of the weights; an empty list takes each
-            component's own.
-
     Returns:
-        int32 indices of the shapes of `weights`.
+        int32 indices of the shapes of the part's weights.
     """
     found: dict[int, Tensor] = {}
-    for rows, rule in lay_out_for(rule_of(mixture, widths), weights):
-        index = _find_index(rows.pack(weights), rule)
+    for rows, rule in lay_out_for([part]):
+        index = _find_index(rows.pack(part.weights), rule)
         found.update(zip(rows.positions, rows.unpack(index), strict=True))
-    return [found[i] for i in range(len(weights))]
+    return [found[i] for i in range(len(part.weights))]
 
 
 @compiled
@@ -186,25 +223,41 @@ def _find_index(rows: Tensor, rule: Rule) -> Tensor:
     return rule.find(rows)[0]
 
 
-def count(
-    weights: Sequence[Tensor], mixture: MixtureTensors, widths: Sequence[Tensor]
-) -> Tensor:
-    """Number of each tensor's weights in each component, (T, K); arguments as of `assign`."""
+def count(parts: Sequence[Part]) -> list[Tensor]:
+    """Number of each tensor's weights in each component, of each part (T, K)."""
+    found: dict[int, Tensor] = {}
+    for positions in group_parts(parts):
+        together = [parts[position] for position in positions]
+        counts = _count(together)
+        ends = itertools.accumulate(len(part.weights) for part in together)
+        for position, end in zip(positions, ends, strict=True):
+            found[position] = counts[end - len(parts[position].weights) : end]
+    return [found[position] for position in range(len(parts))]
+
+
+def _count(parts: Sequence[Part]) -> Tensor:
+    """`count` of the parts of one group, as one matrix."""
+    weights = [tensor for part in parts for tensor in part.weights]
     # Padding counts nothing.
     ones = [ops.ones_like(tensor) for tensor in weights]
-    parts = [
+    counts = [
         ops.segment_sum(
-            _count_rows(rows.pack(ones), rows.pack(weights), rule), rows.owners, len(weights)
+            sum_in_rows(rows.pack(ones), rows.pack(weights), rule), rows.owners, len(weights)
         )
-        for rows, rule in lay_out_for(rule_of(mixture, widths), weights)
+        for rows, rule in lay_out_for(parts)
     ]
-    return sum(parts[1:], parts[0])
+    return sum(counts[1:], counts[0])
 
 
 @compiled
-def _count_rows(ones: Tensor, rows: Tensor, rule: Rule) -> Tensor:
+def sum_in_rows(values: Tensor, rows: Tensor, rule: Rule) -> Tensor:
+    """The sum of the values of each component's members, for each row (R, K).
+
+    It finds the members again, because a comparison a component is cheaper than writing and
+    reading an index for each weight.
+    """
     index, _ = rule.find(rows)
     num_rows, num_components = rows.shape[0], rule.num_components
     starts = num_components * ops.arange(num_rows, dtype="int32")[:, None]
-    sums = bin_sums(ones, starts + index, num_rows * num_components)
+    sums = bin_sums(values, starts + index, num_rows * num_components)
     return ops.reshape(sums, (num_rows, num_components))

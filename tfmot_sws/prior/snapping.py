@@ -8,30 +8,24 @@ accuracy that falls when weights are set to their means at the end, is gone with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
-from tfmot_sws.backend.bins import bin_sums
 from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.backend.gradients import custom_gradient
-from tfmot_sws.prior.assignment import Rule, lay_out_for, rule_of
+from tfmot_sws.prior.assignment import (
+    Part,
+    Rule,
+    group_parts,
+    lay_out_for,
+    mixtures_of_tensors,
+    sum_in_rows,
+)
 from tfmot_sws.prior.density import MixtureTensors
 
 Tensor = Any
-
-
-class Part(NamedTuple):
-    """Tensors under one mixture, and what their assignment depends on.
-
-    weights: float32 tensors of any shapes.
-    mixture, widths: as for `assign`.
-    """
-
-    weights: Sequence[Tensor]
-    mixture: MixtureTensors
-    widths: Sequence[Tensor]
 
 
 def snap_to_means(
@@ -54,19 +48,32 @@ def snap_to_means(
         For each part a tensor for each of its weights, of its shape.
     """
     factor = [] if means_factor is None else [means_factor]
-    return [_snap(part, snap, factor) for part in parts]
+    found: dict[int, list[Tensor]] = {}
+    for positions in group_parts(parts):
+        moved = _snap([parts[position] for position in positions], snap, factor)
+        found.update(zip(positions, moved, strict=True))
+    return [found[position] for position in range(len(parts))]
 
 
-def _snap(part: Part, snap: Tensor, means_factor: list[Tensor]) -> list[Tensor]:
-    """`snap_to_means` of one part; TensorFlow moves its matrices at the same time."""
-    fixed = MixtureTensors(*(ops.stop_gradient(field) for field in part.mixture))
-    rule = rule_of(fixed, [ops.stop_gradient(width) for width in part.widths])
+def _snap(
+    parts: Sequence[Part], snap: Tensor, means_factor: list[Tensor]
+) -> list[list[Tensor]]:
+    """`snap_to_means` of one group of parts; TensorFlow moves its matrices side by side."""
+    means = ops.stack([part.mixture.means for part in parts])
+    weights = [tensor for part in parts for tensor in part.weights]
+    mixtures = mixtures_of_tensors(parts)
     found: dict[int, Tensor] = {}
-    for rows, of_rows in lay_out_for(rule, part.weights):
-        packed = rows.pack(part.weights)
-        moved = _moved(part.mixture.means, snap, packed, of_rows, means_factor)[0]
+    for rows, rule in lay_out_for([_without_gradients(part) for part in parts]):
+        packed = rows.pack(weights)
+        moved = _moved(means, snap, packed, rule, mixtures[rows.owners], means_factor)[0]
         found.update(zip(rows.positions, rows.unpack(moved), strict=True))
-    return [found[i] for i in range(len(part.weights))]
+    ordered = iter(found[i] for i in range(len(weights)))
+    return [[next(ordered) for _ in part.weights] for part in parts]
+
+
+def _without_gradients(part: Part) -> Part:
+    fixed = MixtureTensors(*(ops.stop_gradient(field) for field in part.mixture))
+    return Part(part.weights, fixed, [ops.stop_gradient(width) for width in part.widths])
 
 
 @compiled
@@ -76,44 +83,36 @@ def _move(rows: Tensor, rule: Rule, snap: Tensor) -> Tensor:
 
 def _moved_gradient(
     upstream: list[Tensor],
-    _: Tensor,
+    means: Tensor,
     snap: Tensor,
     rows: Tensor,
     rule: Rule,
+    mixtures: Tensor,
     means_factor: list[Tensor],
 ) -> list[Tensor | None]:
     """The gradients of `_moved` in its arguments: of the means and the weights only."""
     # The gradient of an embedding comes without a static shape.
     to_rows = ops.reshape(upstream[0], rows.shape)
-    to_means = snap * _scaled_sums(to_rows, rows, rule, means_factor)
-    others = keras.tree.flatten((rule, means_factor))
+    sums = _scaled_sums(to_rows, rows, rule, means_factor)
+    to_means = snap * ops.segment_sum(sums, mixtures, means.shape[0])
+    others = keras.tree.flatten((rule, mixtures, means_factor))
     return [to_means, None, to_rows, *(None for _ in others)]
 
 
 _moved = custom_gradient(
-    lambda _, snap, rows, rule, __: [_move(rows, rule, snap)], _moved_gradient
+    lambda _, snap, rows, rule, __, ___: [_move(rows, rule, snap)], _moved_gradient
 )
 
 
 def _scaled_sums(
     values: Tensor, rows: Tensor, rule: Rule, means_factor: list[Tensor]
 ) -> Tensor:
-    """`_member_sums` times the factor for the means; not computed where that is 0."""
+    """`sum_in_rows` times the factor for the means; not computed where that is 0."""
     if not means_factor:
-        return _member_sums(values, rows, rule)
+        return sum_in_rows(values, rows, rule)
     (factor,) = means_factor
     return ops.cond(
         ops.equal(factor, 0.0),
-        lambda: ops.zeros((rule.num_components,)),
-        lambda: factor * _member_sums(values, rows, rule),
+        lambda: ops.zeros((rows.shape[0], rule.num_components)),
+        lambda: factor * sum_in_rows(values, rows, rule),
     )
-
-
-@compiled
-def _member_sums(values: Tensor, rows: Tensor, rule: Rule) -> Tensor:
-    """The sum of the values of each component's members, (K,).
-
-    It finds the members again, because a comparison a component is cheaper than writing and
-    reading an index for each weight.
-    """
-    return bin_sums(values, rule.find(rows)[0], rule.num_components)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_integer, check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
-from tfmot_sws.prior.assignment import assign, count
+from tfmot_sws.prior.assignment import Part, assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
@@ -250,7 +250,7 @@ class GaussianMixturePrior(keras.layers.Layer):
 
     def assign(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """Component slot of every weight of each tensor, int32, by the rule of `options`."""
-        return assign(weights, self.tensors(), self.assignment_widths())
+        return assign(self.part(weights))
 
     def count(self, weights: Sequence[Tensor], factor: Tensor | float = 1.0) -> Tensor:
         """Number of each tensor's weights in each component, float32, (T, K).
@@ -259,8 +259,12 @@ class GaussianMixturePrior(keras.layers.Layer):
             weights: float32 tensors, one for each of T.
             factor: on their assignment widths.
         """
+        return count([self.part(weights, factor)])[0]
+
+    def part(self, weights: Sequence[Tensor], factor: Tensor | float = 1.0) -> Part:
+        """What the assignment of weights depends on; arguments as of `count`."""
         widths = [factor * width for width in self.assignment_widths()]
-        return count(weights, self.tensors(), widths)
+        return Part(weights, self.tensors(), widths)
 
     def usage_after(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """`members` and `log_usage` as they are once these counts have been seen.

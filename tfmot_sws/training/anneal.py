@@ -374,8 +374,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         if self.merge_start <= fraction <= self.rule_end and _slot(fraction) > self._merged:
             for sharing in self._sharings:
                 threshold = self.merge_threshold * sharing.coarseness
-                for group in sharing.groups:
-                    merge_components(group.prior, group.counts(), threshold)
+                for group, counts in zip(sharing.groups, sharing.counts(), strict=True):
+                    merge_components(group.prior, counts, threshold)
             self._merged = _slot(fraction)
 
     def _take_state_back(self) -> None:
@@ -503,7 +503,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             for sharing, first in zip(self._sharings, self._first_steps, strict=True)
         )
         groups = [group for sharing in self._sharings for group in sharing.groups]
-        counts = [group.counts() for group in groups]
+        counts = [of_group for sharing in self._sharings for of_group in sharing.counts()]
         total = sum(of_group.sum() for of_group in counts)
         bits = sum(entropy_bits(of_group) * of_group.sum() for of_group in counts)
         return {

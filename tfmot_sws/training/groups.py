@@ -85,11 +85,6 @@ class WeightGroup:
                 part[ops.convert_to_numpy(variable) == 0] = 0
         return shaped
 
-    def counts(self) -> NDArray[np.intp]:
-        """Number of weights in each slot, shape (K,)."""
-        slots = np.concatenate([part.reshape(-1) for part in self.assignments()])
-        return np.bincount(slots, minlength=self.prior.num_components)
-
     def clustered_values(self) -> list[NDArray[np.float32]]:
         """Every weight set to its component's mean: arrays shaped as the variables."""
         means = ops.convert_to_numpy(self.prior.tensors().means)

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from tfmot_sws.backend.compiling import traced
+from tfmot_sws.prior.assignment import count
 from tfmot_sws.prior.held_loss import evaluate
 from tfmot_sws.prior.survival import needs_care
 from tfmot_sws.prior.trainable import GaussianMixturePrior
@@ -69,9 +70,10 @@ class Mixtures:
 
     def counted(self, weights: Any, of_priors: Any) -> list[Any]:
         """Which mixtures have a kernel that needs care; the members and proportions of each."""
+        every = iter(self.tensor_counts(weights, of_priors, 1.0))
         care, results = [], []
         for prior, tensors in self._at(weights, of_priors):
-            counts = prior.count(tensors)
+            counts = next(every)
             results.append(prior.usage_after(ops.sum(counts, axis=0)))
             care.append(needs_care(prior, counts[:, 0], tensors))
         return [ops.stack(care), *results]
@@ -83,9 +85,13 @@ class Mixtures:
             for prior, tensors in self._at(weights, of_priors)
         ]
 
-    def tensor_counts(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Tensor]:
+    def tensor_counts(
+        self, weights: Any, of_priors: Any, factor: Tensor | float
+    ) -> list[Tensor]:
         """Number of weights in each component (T, K); `factor` is on assignment widths."""
-        return [prior.count(tensors, factor) for prior, tensors in self._at(weights, of_priors)]
+        return count(
+            [prior.part(tensors, factor) for prior, tensors in self._at(weights, of_priors)]
+        )
 
     def _at(
         self, weights: Any, of_priors: Any

@@ -21,8 +21,9 @@ from tfmot_sws.backend.gradients import last_gradient
 from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.libraries import native
 from tfmot_sws.models.selection import WeightChoice
+from tfmot_sws.prior.assignment import Part
 from tfmot_sws.prior.density_table import total_negative_log_prob
-from tfmot_sws.prior.snapping import Part, snap_to_means
+from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.prior.survival import keep_alive
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training import programs
@@ -226,6 +227,10 @@ class WeightSharing(keras.layers.Layer):
         factor = ops.convert_to_tensor(factor, "float32")
         counts = programs.run("tensor_counts", self.groups, factor)
         return [ops.convert_to_numpy(of_group) for of_group in counts]
+
+    def counts(self) -> list[NDArray[np.intp]]:
+        """Number of weights in each component, for each mixture (K,)."""
+        return [np.rint(c.sum(axis=0)).astype(np.intp) for c in self.tensor_counts()]
 
     @property
     def taken_variables(self) -> list[Any]:
