@@ -22,6 +22,8 @@ from tfmot_sws import visualization
 NETWORK, RATIO, SEED, SPLIT = "resnet-8", 20, 0, "validation"
 FRAMES, STEPS_A_FRAME, BATCH_SIZE = 24, 120, 64
 RATE = 1e-3
+# The largest kernel, of 64 x 64 x 3 x 3, is the one whose movement is shown.
+LAYER = "conv2d_7/kernel"
 DPI = 80
 
 
@@ -43,7 +45,9 @@ def train(dense, network, args):
         validation_data=validation,
         callbacks=[
             sws.AnnealAndMerge(),
-            sws.WeightMovementRecorder(args.output / "movement.gif", frames_per_second=4),
+            sws.WeightMovementRecorder(
+                args.output / "movement.gif", frames_per_second=4, include=LAYER
+            ),
         ],
         verbose=2,
     )
@@ -52,11 +56,12 @@ def train(dense, network, args):
 
 def draw(before, shared, small, history, folder):
     """Writes a .png file of each kind of picture."""
+    now = visualization.read_weights(shared, include=LAYER)
     pictures = {
-        "movement": visualization.plot_weight_movement(before, shared),
+        "movement": visualization.plot_weight_movement(before, now),
         "history": visualization.plot_history(history),
         "layers": visualization.plot_layers(shared),
-        "histogram": visualization.plot_weight_histogram({"before": before, "after": small}),
+        "histogram": visualization.plot_weight_histogram({"before": before, "after": now}),
         "codebook": visualization.plot_codebook(small),
     }
     for name, picture in pictures.items():
@@ -74,7 +79,7 @@ def main():
     network = NETWORKS[NETWORK]
     keras.utils.set_random_seed(SEED)
     dense = network.dense(SEED, args.cache)
-    before = visualization.read_weights(dense)
+    before = visualization.read_weights(dense, include=LAYER)
     error = network.metric(dense, SPLIT)
     shared, history = train(dense, network, args)
     with warnings.catch_warnings():

@@ -127,6 +127,7 @@ CASES = [
     (sws.WeightMovementRecorder, "path", set()),
     (sws.WeightMovementRecorder, "every", {"huge"}),
     (sws.WeightMovementRecorder, "bins", set()),
+    (sws.WeightMovementRecorder, "include", {"text"}),
     (sws.WeightMovementRecorder, "frames_per_second", NUMBERS),
     (sws.SoftWeightSharingSummaries, "log_dir", {"text"}),
     *((sws.schedules.geometric, name, NUMBERS) for name in ("initial", "end")),
@@ -142,7 +143,7 @@ CASES = [
         (visualization.plot_weight_movement, n, set())
         for n in ("before", "mixture", "bins", "ax")
     ),
-    *((visualization.read_weights, name, set()) for name in ("model", "snapped")),
+    *((visualization.read_weights, name, set()) for name in ("model", "snapped", "include")),
 ]
 
 

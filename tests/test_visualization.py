@@ -1,5 +1,6 @@
 """Tests the data that the artists of each picture show, not only that it is drawn."""
 
+import re
 import sys
 import time
 
@@ -174,7 +175,8 @@ def test_movement_of_other_variables_is_turned_down(after, message):
 def test_codebook_shows_values_usage_and_zeros(trained):
     _, shared, _ = trained
     small = sws.strip_soft_weight_sharing(shared)
-    codebooks = sws.get_codebooks(small)
+    every = sws.get_codebooks(small)
+    codebooks = {path: c for path, c in every.items() if c.codebook.size > 1}
     ax = visualization.plot_codebook(small)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(codebooks)
     zeros, others = ax.collections[:2]
@@ -289,6 +291,47 @@ def test_recorder_writes_its_frames_and_nothing_else(tmp_path, arguments, epochs
         assert file.n_frames == len(epochs)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["movement.gif"]
     assert plt.get_fignums() == []
+
+
+def test_one_layer_is_read_and_recorded_by_its_path(tmp_path, trained):
+    _, shared = trained[:2]
+    every = visualization.read_weights(shared)
+    first = next(iter(every))
+    (path,) = visualization.read_weights(shared, include=re.escape(first))
+    assert path == first
+    with pytest.raises(ValueError, match="none of the paths"):
+        visualization.read_weights(shared, include="nowhere")
+    recorder = record(tmp_path / "movement.gif", 3, include="kernel$")
+    kernels = visualization.read_weights(sequential(), include="kernel$").values()
+    assert recorder._frames[0][1].counts.sum() == sum(kernel.size for kernel in kernels)
+
+
+def test_mixture_of_one_layer_is_shown(tmp_path):
+    keras.utils.set_random_seed(3)
+    shared = sws.apply_soft_weight_sharing(sequential(), num_components=4, scope="layer")
+    shared.compile("adam", "mse")
+    path = shared.weight_choices[shared.groups[0].positions[0]].path
+    recorders = [
+        sws.WeightMovementRecorder(tmp_path / f"{i}.gif", include=include)
+        for i, include in enumerate((re.escape(path), None))
+    ]
+    x = np.zeros((8, 10), "float32")
+    callbacks = [sws.AnnealAndMerge(), *recorders]
+    shared.fit(x, x[:, :3], epochs=3, verbose=0, callbacks=callbacks)
+    of_one, of_all = (recorder._frames[-1][2] for recorder in recorders)
+    np.testing.assert_array_equal(of_one.means, shared.groups[0].prior.mixture().means)
+    assert of_all is None
+
+
+def test_tensors_of_one_value_are_left_out_of_the_codebooks():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+    ax = visualization.plot_codebook(model_of_few_values(model))
+    assert [t.get_text().rpartition("/")[2] for t in ax.get_yticklabels()] == ["kernel"]
+
+
+def model_of_few_values(model):
+    model.set_weights([np.sign(w) for w in model.get_weights()])
+    return model
 
 
 def test_recorder_starts_where_nothing_has_moved(tmp_path):

@@ -23,7 +23,8 @@ def plot_codebook(model: keras.Model, *, ax: Axes | None = None) -> Axes:
 
     Each row is a tensor and each mark is one of its values; a mark is darker the more
     weights have that value. Zero is a diamond. The bars on the right show the share of
-    zeros.
+    zeros. Tensors of a single value, such as biases that are all zero, are left out unless
+    there are no others.
 
     Args:
         model: a stripped model.
@@ -49,7 +50,8 @@ def plot_codebook(model: keras.Model, *, ax: Axes | None = None) -> Axes:
         'head/kernel'
     """
     check_canvas("ax", ax, "scatter")
-    codebooks = get_codebooks(model)
+    every = get_codebooks(model)
+    codebooks = {p: c for p, c in every.items() if c.codebook.size > 1} or every
     if not codebooks:
         raise ValueError(
             f"Model '{model.name}' has no clustered tensor, so there is no codebook to show. "

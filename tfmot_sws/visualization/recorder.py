@@ -16,7 +16,7 @@ from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.visualization.checks import check_wrapped, require
 from tfmot_sws.visualization.counts import MAX_BINS, Movement, axis_limit
 from tfmot_sws.visualization.movement import MovementPanels
-from tfmot_sws.visualization.weights import Array, read_weights
+from tfmot_sws.visualization.weights import Array, check_pattern, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +44,8 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         max_frames: maximum number of frames, >= 2. Beyond it, every second frame is
             dropped and frames are taken half as often.
         bins: bins along each axis; memory is about 4 * bins^2 bytes a frame.
+        include: regular expression; only variables are shown in whose path it is found. The
+            tensors of one layer make a clearer picture than those of all, whose scales differ.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -64,6 +66,7 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         frames_per_second: float = 8.0,
         max_frames: int = 100,
         bins: int = 121,
+        include: str | None = None,
     ) -> None:
         super().__init__()
         require("matplotlib")
@@ -73,13 +76,15 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         check_integer("max_frames", max_frames, 2)
         check_integer("bins", bins, 1, MAX_BINS)
         check_numbers(frames_per_second=frames_per_second)
+        if include is not None:
+            check_pattern(include)
         if not frames_per_second > 0:
             raise ValueError(
                 f"frames_per_second must be above 0; received {frames_per_second}."
             )
         self._writer_class = _writer_class(self.path)
         self.every, self.max_frames, self.bins = every, max_frames, bins
-        self.frames_per_second = frames_per_second
+        self.frames_per_second, self.include = frames_per_second, include
         self._frames: list[Frame] = []
 
     @property
@@ -138,13 +143,23 @@ class WeightMovementRecorder(keras.callbacks.Callback):
         return self.path
 
     def _read(self) -> Array:
-        return np.concatenate([w.ravel() for w in read_weights(self.model).values()])
+        weights = read_weights(self.model, include=self.include)
+        return np.concatenate([w.ravel() for w in weights.values()])
 
     def _add_frame(self) -> None:
         movement = Movement.count(self._before, self._read(), self._limits, self.bins)
-        groups = self.model.groups
-        mixture = groups[0].prior.mixture() if len(groups) == 1 else None
-        self._frames.append((self._epoch, movement, mixture))
+        self._frames.append((self._epoch, movement, self._mixture()))
+
+    def _mixture(self) -> GaussianMixture | None:
+        """The mixture of the weights that are shown, if it is a single one."""
+        shown = read_weights(self.model, snapped=False, include=self.include)
+        choices = self.model.weight_choices
+        groups = [
+            group
+            for group in self.model.groups
+            if any(choices[position].path in shown for position in group.positions)
+        ]
+        return groups[0].prior.mixture() if len(groups) == 1 else None
 
 
 def _new_figure() -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from tfmot_sws.arguments import check_flags, floats
+from tfmot_sws.arguments import check_flags, check_kind, floats
 from tfmot_sws.models.libraries import check_model, is_tf_keras, view_of
 from tfmot_sws.models.selection import choose_weights
 from tfmot_sws.models.wrapped import check_not_around, is_wrapped
@@ -19,7 +20,9 @@ Weights = keras.Model | Mapping[str, ArrayLike] | ArrayLike
 Array = NDArray[np.float32]
 
 
-def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array]:
+def read_weights(
+    model: keras.Model, *, snapped: bool = True, include: str | None = None
+) -> dict[str, Array]:
     """Copies the shared weights of a model, by path.
 
     For a picture of before and after, call it before `fit`: the wrapper trains the
@@ -32,9 +35,13 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
             with, which are moved towards their components' means by the fraction `snap`.
             `False`: read the trained variables. These lie less at the means than at the
             boundaries between components, because the loss moves them across and back.
+        include: regular expression; only variables are read in whose path it is found.
 
     Returns:
         float32 arrays by variable path.
+
+    Raises:
+        ValueError: no path has what `include` looks for.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
@@ -44,10 +51,40 @@ def read_weights(model: keras.Model, *, snapped: bool = True) -> dict[str, Array
     check_model(model)
     check_flags(snapped=snapped)
     check_not_around(model, "Pass that one.")
-    if not is_wrapped(model):
-        choices = choose_weights(model, None, None)
-        pairs = zip(view_of(model).weights, choices, strict=True)
-        return {choice.path: _copy(v) for v, choice in pairs if choice.shared}
+    weights = _read_wrapped(model, snapped) if is_wrapped(model) else _read_plain(model)
+    if include is None:
+        return weights
+    found = {path: w for path, w in weights.items() if check_pattern(include).search(path)}
+    if not found:
+        raise ValueError(
+            f"include={include!r} is found in none of the paths: {_listed(weights)}."
+        )
+    return found
+
+
+def check_pattern(include: Any) -> re.Pattern[str]:
+    """The regular expression of `include=`.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: it is no regular expression.
+    """
+    check_kind("include", include, str, "a regular expression")
+    try:
+        return re.compile(include)
+    except re.error as error:
+        raise ValueError(
+            f"include must be a regular expression; received {include!r}: {error}."
+        ) from error
+
+
+def _read_plain(model: keras.Model) -> dict[str, Array]:
+    choices = choose_weights(model, None, None)
+    pairs = zip(view_of(model).weights, choices, strict=True)
+    return {choice.path: _copy(v) for v, choice in pairs if choice.shared}
+
+
+def _read_wrapped(model: Any, snapped: bool) -> dict[str, Array]:
     snap = float(ops.convert_to_numpy(model.snap)) if snapped else 0.0
     weights = {}
     for group in model.groups:
