@@ -28,6 +28,7 @@ OVERVIEW = (
     "network",
     "trainings",
     "of epochs",
+    "rate",
     "validation",
     "found",
     "validation",
@@ -45,6 +46,7 @@ def make_row(network, seed, args):
     network.compile(dense)
     training, validation, _ = network.data()
     batch_size = network.tuning.batch_size
+    how = _training(network).values()
     made = network.batches and network.batches(training, batch_size, seed)
     keras.utils.set_random_seed(seed)
     start = time.perf_counter()
@@ -56,7 +58,7 @@ def make_row(network, seed, args):
         max_drop=args.max_drop,
         batch_size=None if made else batch_size,
         max_trainings=args.trainings,
-        folder=args.cache / f"search-{network.name}-{seed}-{network.tuning.epochs}",
+        folder=args.cache / "-".join(["search", network.name, *map(str, [seed, *how])]),
     )
     return {
         "seconds": time.perf_counter() - start,
@@ -89,6 +91,7 @@ def _cells(row, limit):
         row["network"],
         str(len(row["trials"])),
         str(row["epochs"]),
+        f"{row['rate']:g}",
         f"{row['pretrained']:.2%}",
         f"{row['bytes']:,}, {dense / row['bytes']:.1f}x{note}",
         f"{row['validation']:.2%}",
@@ -139,10 +142,10 @@ def main():
         record["rows"] = json.loads(path.read_text())["rows"]
     done = {(row["network"], row["seed"]) for row in record["rows"]}
     for name in args.nets:
-        network = _shortened(NETWORKS[name], args.epochs)
+        network = _adjusted(NETWORKS[name], args)
         for seed in args.seeds:
             if (name, seed) not in done:
-                row = {"network": name, "seed": seed, "epochs": network.tuning.epochs}
+                row = {"network": name, "seed": seed, **_training(network)}
                 row |= {**make_row(network, seed, args), "by hand": []}
                 record["rows"].append(row)
                 common.write(SCRIPT, args, record, to_markdown(record))
@@ -151,13 +154,15 @@ def main():
     print(to_markdown(record))
 
 
-def _shortened(network, epochs):
-    """The network with a training of so many epochs, if they are given."""
-    if epochs is None:
-        return network
-    return dataclasses.replace(
-        network, tuning=dataclasses.replace(network.tuning, epochs=epochs)
-    )
+def _adjusted(network, args):
+    """The network with the epochs and the rate that are given."""
+    given = {"epochs": args.epochs, "rate": args.rate}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(network, tuning=dataclasses.replace(network.tuning, **changes))
+
+
+def _training(network):
+    return {"epochs": network.tuning.epochs, "rate": network.tuning.rate}
 
 
 def _set_by_hand(network, seed, args):
@@ -175,6 +180,7 @@ def _parse_arguments():
     add("--nets", nargs="+", choices=list(NETWORKS), required=True, metavar="NET")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--epochs", type=int, help="of each training; default: those of the network")
+    add("--rate", type=float, help="greatest learning rate; default: that of the network")
     add("--max-drop", type=float, default=0.01, help="of the first metric, as find_smallest")
     add("--trainings", type=int, default=8, help="the most of them in a search")
     add("--cache", type=pathlib.Path, default=CACHE, help="folder of networks and searches")

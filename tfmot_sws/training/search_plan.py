@@ -32,7 +32,9 @@ def next_ratio(trials: Sequence[Trial], max_drop: float, largest: float) -> floa
         return low * _FACTOR if low * _FACTOR < largest else _if_far(largest, low)
     worst = min(bad, key=lambda trial: trial.ratio)
     if good is None:
-        return worst.ratio / _FACTOR if worst.ratio / _FACTOR >= _LEAST_RATIO else None
+        # A ratio that was asked for is met but for some per cent.
+        less = worst.ratio / _FACTOR
+        return less if less * _NEAR >= _LEAST_RATIO else None
     if worst.ratio / low < _NEAR:
         return None
     # The drop grows about as the logarithm of the ratio in between.
