@@ -169,7 +169,8 @@ def _rule_of(parts: Sequence[Part]) -> Rule:
         for name in ("means", "log_proportions")
     )
     widths = ops.stack([width for part in parts for width in part.widths])
-    return _intervals(means, offsets, widths, mixtures_of_tensors(parts))
+    mixtures = ops.convert_to_tensor(mixtures_of_tensors(parts))
+    return _intervals(means, offsets, widths, mixtures)
 
 
 @compiled

@@ -64,8 +64,8 @@ def _snap(
     mixtures = mixtures_of_tensors(parts)
     found: dict[int, Tensor] = {}
     for rows, rule in lay_out_for([_without_gradients(part) for part in parts]):
-        packed = rows.pack(weights)
-        moved = _moved(means, snap, packed, rule, mixtures[rows.owners], means_factor)[0]
+        of_rows = ops.convert_to_tensor(mixtures[rows.owners])
+        moved = _moved(means, snap, rows.pack(weights), rule, of_rows, means_factor)[0]
         found.update(zip(rows.positions, rows.unpack(moved), strict=True))
     ordered = iter(found[i] for i in range(len(weights)))
     return [[next(ordered) for _ in part.weights] for part in parts]
