@@ -69,7 +69,9 @@ class SearchData:
 
     def fit(self, model: Any, **kwargs: Any) -> None:
         """Trains a model."""
-        model.fit(**self._arguments(self._train), **kwargs)
+        # A tf.data.Dataset comes in its own order, and Keras warns if it is to be shuffled.
+        order = {"shuffle": False} if hasattr(self._train, "element_spec") else {}
+        model.fit(**self._arguments(self._train), **order, **kwargs)
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Loss and metrics on the validation data."""
