@@ -80,3 +80,13 @@ def test_huge_weights_go_to_the_outermost(others, width):
     mixture = GaussianMixture(means, [0.1] * (1 + others), [0.8] + [0.2 / others] * others)
     index = assign_one([3e4, -3e4], as_tensors(mixture), width)
     np.testing.assert_array_equal(index, [1, others])
+
+
+@pytest.mark.parametrize("num_components", [7, 40])
+def test_an_empty_tensor_has_no_members(num_components, rng):
+    mixture = as_tensors(random_mixture(rng, num_components))
+    weights = [tf.zeros((0, 3)), tf.constant(rng.uniform(-1, 1, 9).astype("float32"))]
+    part = Part(weights, mixture, as_widths(0.3, 2))
+    (counts,) = count([part])
+    np.testing.assert_array_equal(np.sum(counts, axis=1), [0, 9])
+    assert [tuple(index.shape) for index in assign(part)] == [(0, 3), (9,)]

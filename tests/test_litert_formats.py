@@ -10,6 +10,7 @@ from families import FAMILIES, Family, sequential
 from rounding import NUM_VALUES, cluster
 
 import tfmot_sws as sws
+from tfmot_sws.litert import formats
 from tfmot_sws.litert.file import constants, parse, stored_tensors
 from tfmot_sws.litert.interpreter import run_tflite
 from tfmot_sws.litert.shared_integers import share_integers
@@ -151,6 +152,74 @@ def test_biases_of_an_int8_file_keep_their_size(zeros, rng):
         if list(t.shape) == [12] and t.quantization is not None
     )
     np.testing.assert_allclose(found, bias, atol=0.03 * 0.7 / 2 + 1e-6)
+
+
+def int8_error(model, x):
+    """Of the int8 file, and of the one that the converter makes, relative to the signal."""
+    with pytest.MonkeyPatch.context() as patch:
+        files = [sws.convert_to_tflite(model, "int8", representative_data=x)]
+        patch.setattr(formats, "share_integers", lambda tflite, _: tflite)
+        files.append(sws.convert_to_tflite(model, "int8", representative_data=x))
+    assert files[0] != files[1]
+    return [sws.verify_tflite(file, model, x).relative_error for file in files]
+
+
+def test_int8_keeps_channels_that_hardly_count(rng):
+    """Their weights are tiny beside their biases, which 32 bits must hold."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(8, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4),
+        ]
+    )
+    cluster(model)
+    gamma = np.float32([1, 1e-8, 1e-7, 1, 0.5, 1, 1, 1])
+    norm = model.layers[1]
+    norm.set_weights([gamma, rng.uniform(0.5, 1, 8), np.zeros(8), np.ones(8)])
+    x = rng.normal(size=(64, 8, 8, 3)).astype("float32")
+    error, of_converter = int8_error(model, x)
+    assert error < 1.2 * of_converter
+
+
+def test_int8_of_outputs_far_below_their_inputs_runs(rng):
+    """Where each product is many units of the output, LiteRT takes no larger steps."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(20), keras.layers.ReLU(6)])
+    kernel = rng.choice(np.float32([-1.5, 0, 1.5]), (6, 20))
+    model.set_weights([kernel, np.zeros(20, "float32")])
+    x = rng.normal(0, 1000, size=(64, 6)).astype("float32")
+    error, of_converter = int8_error(model, x)
+    assert error < 1.2 * of_converter
+
+
+@pytest.mark.parametrize("weights", ["int8", "int8_codebook", "smallest"])
+def test_several_inputs_without_names(weights, rng):
+    first, second = keras.Input((10,)), keras.Input((6,))
+    joined = keras.layers.Concatenate()([first, second])
+    model = cluster(keras.Model([first, second], keras.layers.Dense(12)(joined)))
+    inputs = [rng.normal(size=(32, n)).astype("float32") for n in (10, 6)]
+    tflite = sws.convert_to_tflite(model, weights, representative_data=inputs, sample=inputs)
+    assert sws.verify_tflite(tflite, model, inputs).relative_error < 0.05
+
+
+def test_int8_of_a_model_that_cannot_be_rebuilt(rng):
+    class Own(keras.Model):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = keras.layers.Dense(units)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own(12)
+    x = rng.normal(size=(32, 10)).astype("float32")
+    model(x)
+    tflite = sws.convert_to_tflite(cluster(model), "int8", representative_data=x)
+    assert sws.verify_tflite(tflite, model, x).relative_error < 0.05
 
 
 def test_an_int8_file_without_clusters_is_the_converter_s(rng):

@@ -84,7 +84,8 @@ def lay_out(shapes: Sequence[tuple[int, ...]], below: int = SMALL) -> list[Rows]
     """
     sizes = [math.prod(shape) for shape in shapes]
     small = [i for i, size in enumerate(sizes) if size < below]
-    alone = [Rows([i], shapes, size, 1) for i, size in enumerate(sizes) if size >= below]
+    # A row of an empty tensor holds padding.
+    alone = [Rows([i], shapes, max(n, 1), 1) for i, n in enumerate(sizes) if n >= below]
     if not small:
         return alone
     num_rows = _round_up(sum(-(-sizes[i] // LENGTH) for i in small))

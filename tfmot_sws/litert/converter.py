@@ -67,6 +67,22 @@ def with_batch_of_one(model: keras.Model) -> keras.Model:
     return library.model(inputs, model(as_taken(inputs, model)), name=model.name)
 
 
+def with_input_names_of(model: keras.Model, original: keras.Model) -> keras.Model:
+    """Puts a copy behind inputs that are called as the original's, by which files are fed.
+
+    Inputs that nobody has named get other names in a copy.
+    """
+    before, after = (getattr(m, "inputs", None) or [] for m in (original, model))
+    if len(before) < 2 or [t.name for t in before] == [t.name for t in after]:
+        return model
+    library = library_of(model)
+    inputs = keras.tree.map_structure(
+        lambda t: library.input(tuple(t.shape[1:]), dtype=t.dtype, name=t.name),
+        input_structure(original),
+    )
+    return library.model(inputs, model(inputs), name=model.name)
+
+
 def input_structure(model: keras.Model) -> Any:
     """Returns the model's symbolic inputs as it takes them: a tensor, list or dict."""
     return model.inputs[0] if len(model.inputs) == 1 else model.input

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_kind
 from tfmot_sws.litert import tflm
-from tfmot_sws.litert.converter import ExportError, convert, with_batch_of_one
+from tfmot_sws.litert.converter import (
+    ExportError,
+    convert,
+    with_batch_of_one,
+    with_input_names_of,
+)
 from tfmot_sws.litert.file import has_loop, parse, stored_tensors
 from tfmot_sws.litert.int8_grid import place_clustered_on_int8_grid, place_on_int8_grid
 from tfmot_sws.litert.integer_weights import INT8, Storage, smallest_storage, store_as_integers
@@ -188,7 +193,7 @@ def _as_integers(
     find: Callable[[NDArray[np.float32]], Integers | None] = find_integers,
 ) -> bytes:
     """Converts a model whose kernels are integers times steps, and stores these integers."""
-    exact = convert(model)
+    exact = convert(with_input_names_of(model, job.model))
     off_grid: list[str] = []
 
     def choose(name: str, values: NDArray[np.float32]) -> Integers | None:
@@ -245,7 +250,8 @@ def _int8(job: Job) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = examples
 
-    placed, exact = _without_loops(place_clustered_on_int8_grid(job.model))
+    named = with_input_names_of(place_clustered_on_int8_grid(job.model), job.model)
+    placed, exact = _without_loops(named)
     tflite = share_integers(convert(placed, configure), exact)
     floats = [t for t in stored_tensors(tflite) if t.dtype == "float32" and len(t.shape) > 1]
     if floats:
@@ -266,6 +272,7 @@ def _without_loops(model: keras.Model) -> tuple[keras.Model, bytes]:
         return model, exact
     unrolled = clone_with(model, unroll_recurrences)
     unrolled.set_weights(model.get_weights())
+    unrolled = with_input_names_of(unrolled, model)
     exact = convert(unrolled)
     if has_loop(parse(exact)):
         raise ExportError(

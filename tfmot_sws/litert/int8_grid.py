@@ -74,8 +74,17 @@ def place_on_int8_grid(model: keras.Model) -> keras.Model:
 
 
 def place_clustered_on_int8_grid(model: keras.Model) -> keras.Model:
-    """As `place_on_int8_grid`, but kernels without a codebook stay as they are."""
-    return _copy_placed(model, is_clustered)
+    """As `place_on_int8_grid`, but kernels without a codebook stay as they are.
+
+    A model that has none, or that cannot be rebuilt, is returned itself.
+    """
+    kernels = filter(is_kernel, view_of(model).variables)
+    if not any(is_clustered(ops.convert_to_numpy(kernel)) for kernel in kernels):
+        return model
+    try:
+        return _copy_placed(model, is_clustered)
+    except ValueError:
+        return model
 
 
 def _copy_placed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -152,12 +153,11 @@ class WeightMovementRecorder(keras.callbacks.Callback):
 
     def _mixture(self) -> GaussianMixture | None:
         """The mixture of the weights that are shown, if it is a single one."""
-        shown = read_weights(self.model, snapped=False, include=self.include)
-        choices = self.model.weight_choices
+        pattern, choices = re.compile(self.include or ""), self.model.weight_choices
         groups = [
             group
             for group in self.model.groups
-            if any(choices[position].path in shown for position in group.positions)
+            if any(pattern.search(choices[position].path) for position in group.positions)
         ]
         return groups[0].prior.mixture() if len(groups) == 1 else None
 
