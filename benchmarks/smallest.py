@@ -46,7 +46,7 @@ def make_row(network, seed, args):
     network.compile(dense)
     training, validation, _ = network.data()
     batch_size = network.tuning.batch_size
-    how = _training(network).values()
+    how = [*_training(network).values(), args.max_drop]
     made = network.batches and network.batches(training, batch_size, seed)
     keras.utils.set_random_seed(seed)
     start = time.perf_counter()
@@ -97,10 +97,10 @@ def _cells(row, limit):
         f"{row['validation']:.2%}",
         f"{row['test']:.2%} (dense {row['pretrained on test']:.2%})",
     ]
-    good = [run for run in row["by hand"] if run["error"] <= row["pretrained"] + limit]
+    good = [run for run in row.get("by hand", []) if run["error"] <= row["pretrained"] + limit]
     best = min(good, key=lambda run: run["bytes"], default=None)
     if best is None:
-        return [*cells, "none" if row["by hand"] else "", "", f"{row['seconds']:.0f} s"]
+        return [*cells, "none" if row.get("by hand") else "", "", f"{row['seconds']:.0f} s"]
     by_hand = f"{best['bytes']:,}, {dense / best['bytes']:.1f}x"
     return [*cells, by_hand, f"{best['error']:.2%}", f"{row['seconds']:.0f} s"]
 
@@ -125,7 +125,7 @@ def _to_section(row):
             f"{run['error'] - row['pretrained']:+.4f}",
             "by hand",
         ]
-        for run in row["by hand"]
+        for run in row.get("by hand", [])
     ]
     name = f"{row['network']}-{row['seed']}"
     return f"## {name}\n\n" + common.to_section(name, common.to_table(TRIALS, cells))
@@ -140,18 +140,24 @@ def main():
     path = args.output / SCRIPT / f"{args.run}.json"
     if args.resume and path.exists():
         record["rows"] = json.loads(path.read_text())["rows"]
-    done = {(row["network"], row["seed"]) for row in record["rows"]}
     for name in args.nets:
         network = _adjusted(NETWORKS[name], args)
         for seed in args.seeds:
-            if (name, seed) not in done:
-                row = {"network": name, "seed": seed, **_training(network)}
-                row |= {**make_row(network, seed, args), "by hand": []}
-                record["rows"].append(row)
-                common.write(SCRIPT, args, record, to_markdown(record))
-                row["by hand"] = _set_by_hand(network, seed, args)
-                common.write(SCRIPT, args, record, to_markdown(record))
+            _run(network, seed, record, args)
     print(to_markdown(record))
+
+
+def _run(network, seed, record, args):
+    """Adds what is missing of one network and seed."""
+    known = {"network": network.name, "seed": seed, **_training(network)}
+    found = [row for row in record["rows"] if known.items() <= row.items()]
+    row = found[0] if found else {**known, **make_row(network, seed, args)}
+    if not found:
+        record["rows"].append(row)
+        common.write(SCRIPT, args, record, to_markdown(record))
+    if args.by_hand and not row.get("by hand"):
+        row["by hand"] = _set_by_hand(network, seed, args)
+        common.write(SCRIPT, args, record, to_markdown(record))
 
 
 def _adjusted(network, args):
@@ -166,8 +172,6 @@ def _training(network):
 
 
 def _set_by_hand(network, seed, args):
-    if not args.by_hand:
-        return []
     runs = targets.set_by_hand(network, seed, args.by_hand, args)
     factors = [1.0, *(factor for factor in args.by_hand if factor != 1)]
     return [{"factor": f, **run} for f, run in zip(factors, runs, strict=True)]
@@ -177,7 +181,9 @@ def _parse_arguments():
     parser = common.make_parser(__doc__)
     add = parser.add_argument
     add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
-    add("--nets", nargs="+", choices=list(NETWORKS), required=True, metavar="NET")
+    # Elsewhere the metric of Keras is not the error of the table.
+    classifiers = [n for n, net in NETWORKS.items() if net.task.metric == "wrong answers"]
+    add("--nets", nargs="+", choices=classifiers, required=True, metavar="NET")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--epochs", type=int, help="of each training; default: those of the network")
     add("--rate", type=float, help="greatest learning rate; default: that of the network")

@@ -1,9 +1,10 @@
-"""Draws error against size of one network from the stored results: all recipes, all sizes.
+"""Draws error against size of one network from the stored results.
 
     python -m benchmarks.tradeoff text --output docs/images/tradeoff.png
 
-Reads the records of `real_networks`, `targets` and `smallest` under benchmarks/results/. Errors
-are those on validation data, which each recipe's settings are chosen by, of seed 0.
+Reads the records of `real_networks`, `targets` and `smallest` under benchmarks/results/; of the
+last two the trainings to a stated size. Errors are those on validation data, by which each
+recipe's settings are chosen, of seed 0.
 """
 
 import argparse
