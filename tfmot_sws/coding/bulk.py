@@ -53,6 +53,8 @@ class BulkIndexCoder:
         self._column_counts = np.zeros(self._columns.size, np.int64)
         self._row_classes = np.ones(_NUM_CLASSES, np.int64)
         self._zero_counts = np.zeros((_NUM_CONTEXTS, 2), np.int64)
+        # Of all contexts together, and one each.
+        self._overall = np.ones(2, np.int64)
         self._value_counts = np.ones(num_symbols - 1, np.int64)
 
     def code(self) -> None:
@@ -121,15 +123,18 @@ class BulkIndexCoder:
     def _code_nonzero(
         self, flags: NDArray[np.int32], contexts: NDArray[np.intp]
     ) -> NDArray[np.intp]:
-        overall = self._zero_counts.sum(axis=0) + 1
-        table = _UNIT * self._zero_counts + 1 + _PRIOR * _UNIT * overall // overall.sum()
+        zeros, others = self._overall
+        start = 1 + _PRIOR * _UNIT * self._overall // (zeros + others)
+        table = _UNIT * self._zero_counts + start
         # Both counts of a context are taken at once, as eight bytes.
         pairs = frequencies(table).astype(np.float32).view(np.int64)[:, 0]
         counts = pairs[contexts].view(np.float32).reshape(-1, 2)
         nonzero = np.flatnonzero(self._coder.code(flags, counts))
         seen = np.bincount(contexts, minlength=_NUM_CONTEXTS)
         ones = np.bincount(contexts[nonzero], minlength=_NUM_CONTEXTS)
-        self._zero_counts += np.stack([seen - ones, ones], axis=1)
+        self._zero_counts[:, 0] += seen - ones
+        self._zero_counts[:, 1] += ones
+        self._overall += (flags.size - nonzero.size, nonzero.size)
         return nonzero
 
     def _code_values(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
