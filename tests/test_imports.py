@@ -59,6 +59,7 @@ EXTERNAL = {
         "litert/file.py",
         "litert/frugal_file.py",
         "litert/integer_weights.py",
+        "litert/shared_integers.py",
         "litert/interpreter.py",
     },
     "ai_edge_quantizer": set(),
