@@ -48,6 +48,7 @@ def make_row(name, args):
             pathlib.Path(folder),
             cifar10=lambda: tuple(example.Split(*part) for part in photos.load()),
             quick=args.quick,
+            codebook=args.codebook,
         )
     return {"network": name, **when, **found}
 
@@ -111,6 +112,7 @@ def _parse_arguments():
     add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
     add("--nets", nargs="+", choices=list(example.NETWORKS), default=list(example.NETWORKS))
     add("--quick", action="store_true", help="few examples and epochs, to try it out")
+    add("--codebook", choices=["free", "uniform"], default="free", help="values of a kernel")
     add("--resume", action="store_true", help="go on with the stored networks of this run")
     args = parser.parse_args()
     args.run = args.run or common.name_run(["all"], args.quick)

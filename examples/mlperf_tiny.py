@@ -229,9 +229,9 @@ def keep_statistics(network, dense):
             layer.trainable = False
 
 
-def compress(network, dense, train, epochs):
+def compress(network, dense, train, epochs, codebook="free"):
     """Trains under the mixture prior to a file of the stated size; gives a plain model."""
-    shared = sws.apply_soft_weight_sharing(dense, target_ratio=network.ratio)
+    shared = sws.apply_soft_weight_sharing(dense, target_ratio=network.ratio, codebook=codebook)
     steps = epochs * -(-len(train.x) // network.batch_size)
     optimizers = network.library.optimizers
     adam = optimizers.Adam(optimizers.schedules.CosineDecay(RATE, steps))
@@ -328,7 +328,7 @@ def prepare(file, example):
 # All together.
 
 
-def run(network, models, folder, cifar10=None, quick=False):
+def run(network, models, folder, cifar10=None, quick=False, codebook="free"):
     """Takes a network the whole way.
 
     Args:
@@ -337,6 +337,7 @@ def run(network, models, folder, cifar10=None, quick=False):
         folder: where the files of all formats are written.
         cifar10: gives the splits of CIFAR-10; called for ResNet-8 alone.
         quick: whether to take few examples and epochs, to try it out.
+        codebook: "free" or "uniform", which "int4_codebook" needs.
 
     Returns:
         Sizes in bytes and figures, ready for JSON; `rows` has a record for each file.
@@ -349,7 +350,8 @@ def run(network, models, folder, cifar10=None, quick=False):
     result = describe(network, dense, splits)
     epochs = QUICK_EPOCHS if quick else network.epochs
     start = time.perf_counter()
-    sws.save_compressed(compress(network, dense, splits[0], epochs), folder / "model.sws")
+    trained = compress(network, dense, splits[0], epochs, codebook)
+    sws.save_compressed(trained, folder / "model.sws")
     result |= {"epochs": epochs, "seconds": time.perf_counter() - start}
 
     # All that follows is made of the .sws file.
@@ -456,6 +458,7 @@ def main():
     add("--nets", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which networks")
     add("--output", type=pathlib.Path, help="folder for the files; else they are not kept")
     add("--quick", action="store_true", help="few examples and epochs, to try it out")
+    add("--codebook", choices=["free", "uniform"], default="free", help="values of a kernel")
     arguments = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
@@ -469,6 +472,7 @@ def main():
                     folder,
                     cifar10=functools.partial(load_cifar10, arguments.data),
                     quick=arguments.quick,
+                    codebook=arguments.codebook,
                 )
             console.print(to_table(result))
             for note in to_notes(result):
