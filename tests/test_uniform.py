@@ -148,7 +148,7 @@ def test_a_kernel_of_zeros_comes_back_onto_the_grid(sign, share, rng):
     weights = [wide, small.astype("float32")]
     far = GaussianMixture([0, 7 * step], [1.0, 1.0], [0.9, 0.1])
     prior.set_mixture(far, np.array([0, 14]))
-    keep_alive(prior, weights)
+    keep_alive([prior], [weights])
     assert np.any(prior.assign(weights)[1].numpy() != 0)
     living = prior.mixture().means
     assert is_on_grid(living)

@@ -219,7 +219,7 @@ def test_a_kernel_of_zeros_comes_back_by_a_narrower_width():
     before, widths = zeros_of(prior, weights), prior.widths.value.numpy()
     assert before[0] == 24
     assert before[1] < 24
-    keep_alive(prior, weights)
+    keep_alive([prior], [weights])
     assert 24 - zeros_of(prior, weights)[0] >= least_weights(24)
     narrowing = prior.narrowing.value.numpy()
     # The last stride was needed; the others' widths, and a bias, are left alone.
@@ -241,15 +241,15 @@ def test_a_narrowed_width_grows_again_as_far_as_the_kernel_allows():
     prior.narrowing.assign([0.01])
     prior.widths.assign([0.01 * width])
     for _ in range(40):
-        keep_alive(prior, weights, widening=True)
+        keep_alive([prior], [weights], widening=True)
     assert 0.01 < float(prior.narrowing.value[0]) < 1
     assert 24 - zeros_of(prior, weights)[0] >= least_weights(24)
     # Larger weights need no narrower width; without `widening` it stays all the same.
     narrowing = float(prior.narrowing.value[0])
-    keep_alive(prior, [9 * ONE_SIDED])
+    keep_alive([prior], [[9 * ONE_SIDED]])
     assert float(prior.narrowing.value[0]) == narrowing
     for _ in range(40):
-        keep_alive(prior, [9 * ONE_SIDED], widening=True)
+        keep_alive([prior], [[9 * ONE_SIDED]], widening=True)
     assert float(prior.narrowing.value[0]) == 1
     assert float(prior.widths.value[0]) == pytest.approx(width, rel=1e-4)
 
@@ -286,7 +286,7 @@ def test_a_kernel_must_keep_the_root_of_its_weights(size, trained, left, expecte
 def test_where_no_mean_is_near_one_moves_to_the_largest_weight(mixture, slots):
     weights = [-ONE_SIDED]
     prior = prior_over(weights, mixture, slots)
-    keep_alive(prior, weights)
+    keep_alive([prior], [weights])
     assert zeros_of(prior, weights)[0] < 24
     assert np.any(np.isclose(prior.mixture().means, -0.3))
     assert prior.mixture().mixing_proportions.sum() == pytest.approx(1.0)
@@ -297,7 +297,7 @@ def test_narrowing_has_a_limit_however_often_a_kernel_dies():
     weights = [ONE_SIDED]
     prior = prior_over(weights, GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), [0, 3])
     for _ in range(5):
-        keep_alive(prior, weights)
+        keep_alive([prior], [weights])
         prior.set_mixture(GaussianMixture([0, 9], [0.1] * 2, [0.8, 0.2]), np.array([0, 3]))
     assert 2.0**-0.25 < float(prior.narrowing.value[0]) / 1e-3 <= 1
     assert {int(k) for index in prior.assign(weights) for k in np.unique(index)} <= {0, 3}
@@ -326,7 +326,7 @@ def test_a_kernel_that_is_exactly_zero_stays():
     prior = prior_over(weights, FOUR, range(4))
     prior.set_widths(assignment=0.3)
     before = prior.widths.value.numpy(), prior.mixture()
-    keep_alive(prior, weights)
+    keep_alive([prior], [weights])
     assert zeros_of(prior, weights)[0] == 24
     np.testing.assert_array_equal(prior.narrowing.value, 1)
     np.testing.assert_array_equal(prior.widths.value, before[0])

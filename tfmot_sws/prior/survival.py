@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,25 +37,53 @@ def least_weights(size: int) -> int:
 
 
 def keep_alive(
-    prior: GaussianMixturePrior, weights: Sequence[Tensor], *, widening: bool = False
+    priors: Sequence[GaussianMixturePrior],
+    weights: Sequence[Sequence[Tensor]],
+    *,
+    widening: bool = False,
+    count: Callable[[], Sequence[Any]] | None = None,
 ) -> None:
-    """Narrows the width of a kernel with too few weights other than zero.
+    """Narrows the widths of kernels with too few weights other than zero.
 
     Args:
-        prior: the mixture of these weights.
-        weights: float32 tensors, one for each of T.
+        priors: mixtures of which some kernel may need it.
+        weights: float32 tensors, one for each of T, of each prior.
         widening: whether widths that were narrowed grow again by one stride first, so
             that in time none is narrower than its kernel needs.
+        count: what `GaussianMixturePrior.count` gives for each prior, with widths as they
+            are; `None` calls just that, which is slow.
     """
+    count = count or (lambda: [p.count(w) for p, w in zip(priors, weights, strict=True)])
     if widening:
-        narrowing = ops.convert_to_numpy(prior.narrowing)
-        prior.narrow(np.where(narrowing < 1.0, 1.0 / _STRIDE, 1.0))
-    while np.any(found := _find_fading(prior, weights) & _may_narrow(prior)):
-        prior.narrow(np.where(found, _STRIDE, 1.0))
-    for tensor in np.flatnonzero(_find_fading(prior, weights, least=1)):
-        values = ops.convert_to_numpy(weights[int(tensor)])
-        if prior.is_finite and np.all(np.isfinite(values)):
-            _place_mean(prior, values)
+        for prior in priors:
+            narrowing = ops.convert_to_numpy(prior.narrowing)
+            prior.narrow(np.where(narrowing < 1.0, 1.0 / _STRIDE, 1.0))
+    zeros = _narrow(priors, weights, count)
+    for prior, tensors, of_prior in zip(priors, weights, zeros, strict=True):
+        dead = ops.convert_to_numpy(fading(prior, of_prior, tensors, least=1))
+        for tensor in np.flatnonzero(dead):
+            values = ops.convert_to_numpy(tensors[int(tensor)])
+            if prior.is_finite and np.all(np.isfinite(values)):
+                _place_mean(prior, values)
+
+
+def _narrow(
+    priors: Sequence[GaussianMixturePrior],
+    weights: Sequence[Sequence[Tensor]],
+    count: Callable[[], Sequence[Any]],
+) -> list[Any]:
+    """Narrows until no kernel fades that can be helped; each prior's zeros (T,) afterwards."""
+    while True:
+        zeros = [counts[:, 0] for counts in count()]
+        found = [
+            ops.convert_to_numpy(fading(prior, of_prior, tensors)) & _may_narrow(prior)
+            for prior, of_prior, tensors in zip(priors, zeros, weights, strict=True)
+        ]
+        if not any(map(np.any, found)):
+            return zeros
+        for prior, tensors in zip(priors, found, strict=True):
+            if tensors.any():
+                prior.narrow(np.where(tensors, _STRIDE, 1.0))
 
 
 def needs_care(prior: GaussianMixturePrior, zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -85,14 +113,8 @@ def fading(
     ]
     trained = [ops.sum(ops.cast(ops.not_equal(w, 0), "float32")) for w in weights]
     bounds = ops.minimum(ops.convert_to_tensor(must_keep, "float32"), ops.stack(trained))
-    return ops.less(ops.convert_to_tensor(sizes, "float32") - zeros, bounds)
-
-
-def _find_fading(
-    prior: GaussianMixturePrior, weights: Sequence[Tensor], **options: Any
-) -> NDArray[np.bool_]:
-    zeros = prior.count(weights)[:, 0]
-    return ops.convert_to_numpy(fading(prior, zeros, weights, **options))
+    others = ops.convert_to_tensor(sizes, "float32") - ops.convert_to_tensor(zeros, "float32")
+    return ops.less(others, bounds)
 
 
 def _may_narrow(prior: GaussianMixturePrior) -> NDArray[np.bool_]:

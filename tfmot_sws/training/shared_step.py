@@ -7,6 +7,7 @@ error as users expect; logs show both parts.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
@@ -201,9 +202,15 @@ class WeightSharing(keras.layers.Layer):
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
                 group.prior.members.assign(members)
                 group.prior.log_usage.assign(log_usage)
-        for group, needs_care in zip(self.groups, ops.convert_to_numpy(care), strict=True):
-            if needs_care:
-                keep_alive(group.prior, group.values(), widening=following)
+        needy = ops.convert_to_numpy(care)
+        if needy.any():
+            groups = list(itertools.compress(self.groups, needy))
+            keep_alive(
+                [group.prior for group in groups],
+                [group.values() for group in groups],
+                widening=following,
+                count=lambda: list(itertools.compress(self.tensor_counts(), needy)),
+            )
 
     def renew(self, *, counting: bool = False) -> None:
         """Evaluates the mixtures' losses and their gradients, which steps then hold.
