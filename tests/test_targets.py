@@ -18,6 +18,7 @@ from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.size_control import SizeControl
 from tfmot_sws.training.size_target import FileSize, SizeTarget
 from tfmot_sws.training.strip import stripped_values
+from tfmot_sws.training.width_search import WidthSearch
 
 LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
 
@@ -278,6 +279,41 @@ def test_a_target_is_saved_and_loaded(tmp_path):
     loaded = keras.models.load_model(tmp_path / "shared.keras")
     assert loaded.sharing.target == SizeTarget(target_size=1400)
     assert loaded.sharing.control == shared.sharing.control
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda width: -0.7 * (width - 0.4),
+        lambda width: -0.1 * (width + 1.9),
+        # Sizes of a LeNet-300-100 of which the weights had gathered: 0.05 apart, they halve.
+        lambda width: float(
+            np.interp(
+                width, [-0.5, -0.1, 0.0, 0.05, 0.1, 0.3], [0.9, 0.67, 0.3, -0.27, -0.7, -1.4]
+            )
+        ),
+        lambda width: float(-np.tanh(40.0 * (width - 0.6))),
+        lambda width: float(-np.tanh(40.0 * (width + 0.6))),
+    ],
+    ids=["usual", "flat", "gathered", "cliff above", "cliff below"],
+)
+def test_the_widths_are_found_in_ten_trials(measure):
+    search, width = WidthSearch(), 0.0
+    for _ in range(10):
+        error = measure(width)
+        if abs(error) < 2e-3:
+            return
+        assert not search.is_stuck(error)
+        width = search.next(width, error)
+    pytest.fail(f"after ten trials the error is {error:.3f}")
+
+
+def test_a_file_that_narrower_widths_do_not_enlarge_ends_the_search():
+    search = WidthSearch()
+    narrower = search.next(0.0, -0.3)
+    assert narrower < 0.0
+    assert search.is_stuck(-0.3)
+    assert not search.is_stuck(-0.2)
 
 
 def test_the_meter_measures_what_is_saved(tmp_path):

@@ -24,6 +24,7 @@ from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.schedules import linear
 from tfmot_sws.training.size_target import ControlState, FileSize
 from tfmot_sws.training.strip import stripped_values
+from tfmot_sws.training.width_search import WidthSearch
 
 # The training fractions between which the planned size falls.
 _START, _END = 0.05, 0.6
@@ -34,11 +35,9 @@ _LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
 # The largest factor on the widths while tau can still follow, and the error above which the
 # fast loop has failed.
 _WIDEST, _ANSWERED = math.log(10.0), 0.05
-# How the logarithm of the size falls with that of the widths, as a first guess and at most,
-# and how far one trial goes.
-_USUAL_SLOPE, _STEEPEST, _FLATTEST, _LONGEST_STEP = -0.7, -3.0, -0.1, 0.7
-# The fast loop ends once the size is this near, as a logarithm, or after so many trials.
-_NEAR, _TRIALS = 2e-3, 4
+# The fast loop ends once the size is this near, as a logarithm, or after so many trials; the
+# last one measures so many files.
+_NEAR, _TRIALS, _FILES = 2e-3, 10, 4
 # The file is measured, and not only estimated, once in this share of the training: coding
 # takes a second for 50,000 weights.
 _MEASURE_EVERY = 0.1
@@ -101,7 +100,7 @@ class SizeControl:
     def finish(self) -> None:
         """Sets the widths by the measured size, not the estimate, for the last step."""
         state = self._measure(self._sharing.control)
-        for _ in range(_TRIALS):
+        for _ in range(_FILES):
             if abs(math.log(state.size / self._goal(state))) < _NEAR:
                 break
             followed = self._follow(state, self._goal(state), _LARGEST_WIDTH)
@@ -172,20 +171,16 @@ class SizeControl:
             widest: bound on the logarithm of the factor.
         """
         first = width = state.log_width
-        slope, last, best = _USUAL_SLOPE, None, None
+        search, best = WidthSearch(), None
         for _ in range(_TRIALS):
             size = self._estimate(state, width - first)
             error = math.log(size / goal)
             is_wider = error > 0 and width > state.log_width
             if best is None or is_wider or abs(error) < abs(best.error) - _NEAR:
                 best = _Followed(state._replace(log_width=width, size=size), error)
-            if abs(error) < _NEAR:
+            if abs(error) < _NEAR or search.is_stuck(error):
                 break
-            if last is not None and width != last[0]:
-                slope = (error - last[1]) / (width - last[0])
-            last = width, error
-            step = -error / min(max(slope, _STEEPEST), _FLATTEST)
-            width = _within(width + _within(step, _LONGEST_STEP), widest)
+            width = _within(search.next(width, error), widest)
         assert best is not None
         return best
 
