@@ -129,6 +129,15 @@ def pick(records, limit):
 # What is written.
 
 
+def read_stored(script, args, *keys):
+    """Parts of the stored record of a run that is to go on; nothing for a new run."""
+    path = args.output / script / f"{args.run}.json"
+    if not (args.resume and path.exists()):
+        return {}
+    stored = json.loads(path.read_text())
+    return {key: stored[key] for key in keys}
+
+
 def to_header(record):
     """Command and environment of a run, as Markdown."""
     if "command" not in record:

@@ -8,7 +8,6 @@ downloaded. Results are stored after each network; `--resume` goes on with those
 """
 
 import datetime
-import json
 import os
 import pathlib
 import tempfile
@@ -94,9 +93,7 @@ def main():
     if args.data:
         os.environ[files.VARIABLE] = str(args.data.resolve())
     record = {**common.start_record(SCRIPT, args), "rows": []}
-    path = args.output / SCRIPT / f"{args.run}.json"
-    if args.resume and path.exists():
-        record = json.loads(path.read_text())
+    record |= common.read_stored(SCRIPT, args, *record)
     done = {row["network"] for row in record["rows"]}
     for name in args.nets:
         if name not in done:

@@ -11,7 +11,6 @@ goes on where it was.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -137,9 +136,7 @@ def main():
     if args.data:
         os.environ[files.VARIABLE] = str(args.data.resolve())
     record = {**common.start_record(SCRIPT, args), "rows": []}
-    path = args.output / SCRIPT / f"{args.run}.json"
-    if args.resume and path.exists():
-        record["rows"] = json.loads(path.read_text())["rows"]
+    record |= common.read_stored(SCRIPT, args, "rows")
     for name in args.nets:
         network = _adjusted(NETWORKS[name], args)
         for seed in args.seeds:

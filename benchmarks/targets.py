@@ -9,7 +9,6 @@ Beside a target's error the table has the least of those whose files are no larg
 those on validation data. Results are stored after each row; `--resume` goes on with those.
 """
 
-import json
 import os
 import pathlib
 import time
@@ -31,9 +30,9 @@ COLUMNS = ("network", "seed", "asked", "got", "off", "error", "dense", "by hand"
 TOLERANCE = 1.03
 
 
-def train(network, seed, args, **settings):
-    """Bytes and error of a training from the pretrained network, and its final tau."""
-    shared = sws.apply_soft_weight_sharing(network.dense(seed, args.cache), **settings)
+def train(network, dense, seed, **settings):
+    """Bytes and error of a training from a pretrained model, and its final tau."""
+    shared = sws.apply_soft_weight_sharing(dense, **settings)
     start = time.perf_counter()
     network.compile(shared)
     with warnings.catch_warnings():
@@ -56,7 +55,7 @@ def make_row(network, seed, ratio, args):
     row = {"dense bytes": 4 * dense.count_params()}
     row["pretrained error"] = network.metric(dense, "validation")
     try:
-        row |= train(network, seed, args, target_ratio=ratio)
+        row |= train(network, dense, seed, target_ratio=ratio)
     except ValueError as refusal:
         return {**row, "refused": str(refusal)}
     return row
@@ -64,9 +63,14 @@ def make_row(network, seed, ratio, args):
 
 def set_by_hand(network, seed, factors, args):
     """Records of trainings with the default complexity weight times each factor."""
-    default = train(network, seed, args)
+    default = train(network, network.dense(seed, args.cache), seed)
     others = [
-        train(network, seed, args, complexity_weight=factor * default["tau"])
+        train(
+            network,
+            network.dense(seed, args.cache),
+            seed,
+            complexity_weight=factor * default["tau"],
+        )
         for factor in factors
         if factor != 1
     ]
@@ -116,10 +120,7 @@ def main():
     if args.data:
         os.environ[files.VARIABLE] = str(args.data.resolve())
     record = {**common.start_record(SCRIPT, args), "rows": [], "by hand": {}}
-    path = args.output / SCRIPT / f"{args.run}.json"
-    if args.resume and path.exists():
-        stored = json.loads(path.read_text())
-        record |= {key: stored[key] for key in ("rows", "by hand")}
+    record |= common.read_stored(SCRIPT, args, "rows", "by hand")
     for name in args.nets:
         for seed in args.seeds:
             _run(name, seed, record, args)
