@@ -99,6 +99,7 @@ def measured_on_tensorflow():
     return json.loads(output_on("tensorflow", MEASURE).splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_measures_and_keeps_alive_as_on_tensorflow(backend, measured_on_tensorflow):
     expected = measured_on_tensorflow
@@ -132,6 +133,7 @@ except sws.ExportError as error:
     assert "in a module that can be imported, not in the main script" in output_on_jax(code)
 
 
+@pytest.mark.slow
 def test_export_from_jax_carries_data_and_warnings():
     code = """
 import warnings

@@ -125,20 +125,24 @@ def check_same(results, expected):
         np.testing.assert_allclose(results[name], same, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_equals_one_device(tensorflow):
     single, mirrored = tensorflow
     check_same(mirrored, single)
 
 
+@pytest.mark.slow
 def test_data_parallel_equals_one_device(jax):
     check_same(jax["data_parallel"], jax["single"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_two_processes_equal_one(jax, process):
     check_same(jax[f"processes_{process}"], jax["single"])
 
 
+@pytest.mark.slow
 def test_training_reached_a_state_worth_comparing(tensorflow):
     """Several components, a prior that pulls, and an error that falls once snapping is done."""
     single = tensorflow[0]
@@ -148,6 +152,7 @@ def test_training_reached_a_state_worth_comparing(tensorflow):
     assert errors[-1] < 0.9 * errors.max()
 
 
+@pytest.mark.slow
 def test_complexity_counts_once_in_the_logs(tensorflow, jax):
     """The logged loss is error plus complexity, both as on one device."""
     for single, several in (
@@ -160,6 +165,7 @@ def test_complexity_counts_once_in_the_logs(tensorflow, jax):
             np.testing.assert_allclose(logs, single[f"logs/{key}"][-len(logs) :], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_multi_worker_mirrored_strategy_is_turned_down(folder):
     port = free_ports(2)
     workers = [

@@ -123,6 +123,7 @@ def data(rng):
     return (x[:64], y[:64]), (x[64:], y[64:])
 
 
+@pytest.mark.slow
 @MAY_MISS
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 def test_a_search_gives_the_smallest_that_is_good_enough(library, data, tmp_path, capsys):
@@ -173,6 +174,7 @@ def test_a_search_gives_the_smallest_that_is_good_enough(library, data, tmp_path
         sws.find_smallest(model, *data, epochs=3, max_drop=1.0, folder=tmp_path)
 
 
+@pytest.mark.slow
 @MAY_MISS
 def test_a_killed_search_goes_on(data, tmp_path, monkeypatch):
     model = network(keras)

@@ -43,6 +43,7 @@ def fit(shared, epochs, x=X, y=Y, **settings):
     return float(shared.sharing.lost_share.value)
 
 
+@pytest.mark.slow
 # Warnings are errors here.
 def test_a_good_training_warns_of_nothing(pretrained):
     shared = pretrained()
@@ -52,6 +53,7 @@ def test_a_good_training_warns_of_nothing(pretrained):
     assert np.mean(np.concatenate([z.ravel() for z in zeros])) > 0.5
 
 
+@pytest.mark.slow
 def test_far_too_large_a_tau_is_told(pretrained):
     shared = pretrained(complexity_weight=1e4)
     with pytest.warns(UserWarning, match=r"9\d%|100%") as caught:

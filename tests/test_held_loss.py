@@ -172,6 +172,7 @@ def train(period, complexity_weight):
     return np.asarray(shared.inner.layers[0].kernel), history["complexity_loss"]
 
 
+@pytest.mark.slow
 def test_training_at_the_default_period_is_nearly_that_at_period_one():
     tau = 0.05
     exact, exact_losses = train(1, tau)

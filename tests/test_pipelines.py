@@ -186,6 +186,7 @@ OURS = "import tfmot_sws"
 TFMOT = "import tensorflow_model_optimization as tfmot"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [[OURS, TFMOT], [TFMOT, OURS], ["import tensorflow as tf; tf.keras.layers", OURS, TFMOT]],

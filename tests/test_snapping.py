@@ -49,6 +49,7 @@ def test_half_a_snap_is_half_way(weights, mixture):
         np.testing.assert_allclose(moved, (w + MEANS[index]) / 2, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.0, 0.1])
 @pytest.mark.parametrize("num_components", [2, 64, 256])
 def test_full_snap_is_the_assigned_means_bit_for_bit(rng, num_components, width):

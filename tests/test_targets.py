@@ -173,6 +173,7 @@ def test_a_layer_has_no_target():
 # What is reached.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
 @pytest.mark.parametrize("target", [{"target_size": "1.1 kB"}, {"target_bits": 1.5}])
 def test_the_file_has_the_size(library, target, data, tmp_path):
@@ -196,6 +197,7 @@ def asked_by_bits(small, bits=1.5):
     return parts.total - spent + bits * sum(t.size for t in shared) / 8
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_the_file(data, monkeypatch):
     """Between two measurements, at every update of a training of few steps.
 

@@ -241,6 +241,7 @@ def test_mixtures_of_layers_in_one_weights_file(tmp_path):
 # Mixed precision and replicas.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "name"), [("mixed_float16", "recurrent"), ("mixed_bfloat16", "sequential")]
 )
@@ -259,6 +260,7 @@ def test_mixed_precision(policy, name):
     np.testing.assert_allclose(plain(data[0]), shared(data[0]), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_trains_as_one_device():
     # In a process of its own, for TensorFlow makes its devices but once.
     assert (

@@ -300,6 +300,7 @@ def test_the_target_is_reached(trained):
     assert 8 * own / num_weights == pytest.approx(BITS, rel=0.05)
 
 
+@pytest.mark.slow
 @each_library
 def test_resume_after_a_kill_equals_the_uninterrupted_run(library, tmp_path):
     def backup():
@@ -370,6 +371,7 @@ print("on its grid")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train_on_the_grid(backend):
     assert "on its grid" in output_on(backend, TRAIN)
