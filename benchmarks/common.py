@@ -130,21 +130,33 @@ def pick(records, limit):
 
 
 def read_stored(script, args, *keys):
-    """Parts of the stored record of a run that is to go on; nothing for a new run."""
+    """Parts of the stored record of a run that is to go on; nothing for a new run.
+
+    Returns:
+        The values of `keys`, and as "earlier" the calls that they come from.
+    """
     path = args.output / script / f"{args.run}.json"
     if not (args.resume and path.exists()):
         return {}
     stored = json.loads(path.read_text())
-    return {key: stored[key] for key in keys}
+    call = {key: stored[key] for key in ("command", "environment")}
+    return {
+        **{key: stored[key] for key in keys},
+        "earlier": [*stored.get("earlier", []), call],
+    }
 
 
 def to_header(record):
-    """Command and environment of a run, as Markdown."""
-    if "command" not in record:
+    """Commands and environments of a run, earlier calls first, as Markdown."""
+    return "\n\n".join(_describe_call(call) for call in [*record.get("earlier", []), record])
+
+
+def _describe_call(call):
+    if "command" not in call:
         return "Command and environment of this run were not recorded."
-    command = record["command"]
+    command = call["command"]
     line = command if isinstance(command, str) else " ".join(command)
-    return f"`{line}`\n\n" + ", ".join(f"{k} {v}" for k, v in record["environment"].items())
+    return f"`{line}`\n\n" + ", ".join(f"{k} {v}" for k, v in call["environment"].items())
 
 
 def to_table(headers, rows, align=()):

@@ -93,7 +93,7 @@ def main():
     if args.data:
         os.environ[files.VARIABLE] = str(args.data.resolve())
     record = {**common.start_record(SCRIPT, args), "rows": []}
-    record |= common.read_stored(SCRIPT, args, *record)
+    record |= common.read_stored(SCRIPT, args, "rows")
     done = {row["network"] for row in record["rows"]}
     for name in args.nets:
         if name not in done:
