@@ -1,10 +1,13 @@
 """Snapping: its values and its gradients."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import FAMILIES
 from mixtures import as_tensors, as_widths, random_mixture
 
+import tfmot_sws as sws
 from tfmot_sws.prior import assignment
 from tfmot_sws.prior.assignment import Part, assign
 from tfmot_sws.prior.mixture import GaussianMixture
@@ -177,3 +180,20 @@ def test_means_take_their_whole_gradient_over_a_period():
     """Once, and then as many times as large, whatever the period of renewal is."""
     factors = [float(_means_factor(tf.constant(float(step)))) for step in range(8)]
     assert factors == [4, 0, 0, 0] * 2
+
+
+@pytest.mark.parametrize("snap", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(
+    "settings", [{}, {"codebook": "uniform"}, {"preserve_sparsity": True}], ids=str
+)
+def test_outside_of_a_step_weights_move_as_within_one(settings, snap, rng):
+    model = FAMILIES["separable"].build()
+    for variable in model.trainable_variables:
+        values = keras.ops.convert_to_numpy(variable)
+        variable.assign(np.where(rng.random(values.shape) < 0.3, 0.0, values))
+    sharing = sws.apply_soft_weight_sharing(model, train_size=100, **settings).sharing
+    sharing.snap.assign(snap)
+    within, outside = sharing.step(training=False)[0], sharing.snapped()
+    assert [id(v) for v, _ in outside] == [id(v) for v, _ in within]
+    for (_, left), (_, right) in zip(outside, within, strict=True):
+        np.testing.assert_array_equal(left, right)

@@ -17,6 +17,7 @@ from keras import ops
 from tfmot_sws.backend.compiling import traced
 from tfmot_sws.prior.assignment import count
 from tfmot_sws.prior.held_loss import evaluate
+from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.prior.survival import needs_care
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.groups import WeightGroup
@@ -92,6 +93,11 @@ class Mixtures:
         return count(
             [prior.part(tensors, factor) for prior, tensors in self._at(weights, of_priors)]
         )
+
+    def snapped(self, weights: Any, of_priors: Any, snap: Tensor) -> list[list[Tensor]]:
+        """The weights of each mixture, moved towards their means by a share, `snap`."""
+        parts = [prior.part(tensors) for prior, tensors in self._at(weights, of_priors)]
+        return snap_to_means(parts, snap)
 
     def _at(
         self, weights: Any, of_priors: Any

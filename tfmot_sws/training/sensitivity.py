@@ -142,7 +142,7 @@ def _take_in(sensitivities: keras.Variable, measured: NDArray[np.float64]) -> No
 def _squared_gradients(model: Any, x: Any, y: Any, sample_weight: Any) -> NDArray[np.floating]:
     """A batch's error loss, that by chance, and the mean squared gradient in each tensor."""
     shared = [v for group in model.sharing.groups for v in group.variables]
-    pairs = model.sharing.step(training=False)[0]
+    pairs = model.sharing.snapped()
     taken = {id(v) for v, _ in pairs}
     others = [v for v in model.inner.variables if id(v) not in taken]
     rounded = pairs[len(shared) :]

@@ -271,19 +271,31 @@ class WeightSharing(keras.layers.Layer):
                     parts[-1] = parts[-1]._replace(mixture=mixture._replace(means=means))
                 losses.append(loss)
         moved = snap_to_means(parts, snap, means_factor=_means_factor(step))
-        snapped = [
-            (v, group.without_zeros(v, ops.cast(tensor, v.dtype)))
-            for group, tensors in zip(self.groups, moved, strict=True)
-            for v, tensor in zip(group.variables, tensors, strict=True)
-        ]
-        instead = {id(native(variable)): tensor for variable, tensor in snapped}
-        snapped += self.unshared.step(snap, instead)
+        snapped = self._in_place_of_variables(moved, snap)
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
         total = sum(losses)
         self.complexity_sum.assign_add(ops.stop_gradient(total))
         return snapped, [total]
+
+    def snapped(self) -> list[tuple[Any, Tensor]]:
+        """As of `step`, by a program: outside of a step, that is many times faster."""
+        snap = ops.convert_to_tensor(self.snap)
+        moved = programs.run("snapped", self.groups, snap)
+        return self._in_place_of_variables(moved, snap)
+
+    def _in_place_of_variables(
+        self, moved: Sequence[Sequence[Tensor]], snap: Tensor
+    ) -> list[tuple[Any, Tensor]]:
+        """Each of `taken_variables` with its tensor, given the weights that have moved."""
+        snapped = [
+            (v, group.without_zeros(v, ops.cast(tensor, v.dtype)))
+            for group, tensors in zip(self.groups, moved, strict=True)
+            for v, tensor in zip(group.variables, tensors, strict=True)
+        ]
+        instead = {id(native(variable)): tensor for variable, tensor in snapped}
+        return snapped + self.unshared.step(snap, instead)
 
     def _complexity_loss(
         self, group: WeightGroup, weights: list[Tensor], mixture: Any, factor: Tensor
