@@ -139,7 +139,7 @@ def read_stored(script, args, *keys):
     if not (args.resume and path.exists()):
         return {}
     stored = json.loads(path.read_text())
-    call = {key: stored[key] for key in ("command", "environment")}
+    call = {key: stored[key] for key in ("command", "environment") if key in stored}
     return {
         **{key: stored[key] for key in keys},
         "earlier": [*stored.get("earlier", []), call],

@@ -49,8 +49,8 @@ def _cells(row):
 def _compare(rows):
     """A line for each network of which both trainings of a seed have ended."""
     lines = []
-    for name in dict.fromkeys(row["network"] for row in rows):
-        of_network = [row for row in rows if row["network"] == name]
+    for name, epochs in dict.fromkeys((row["network"], row["epochs"]) for row in rows):
+        of_network = [row for row in rows if (row["network"], row["epochs"]) == (name, epochs)]
         on, off = (
             {row["seed"]: row for row in of_network if row["rounding"] == is_on}
             for is_on in (True, False)
@@ -58,7 +58,7 @@ def _compare(rows):
         seeds = sorted(on.keys() & off.keys())
         if seeds:
             pairs = [(on[seed], off[seed]) for seed in seeds]
-            lines.append([name, str(of_network[0]["epochs"]), str(len(seeds)), *_means(pairs)])
+            lines.append([name, str(epochs), str(len(seeds)), *_means(pairs)])
     return lines
 
 
@@ -102,6 +102,7 @@ def _run(network, seed, is_on, record, args):
     """Adds a row unless the record has it."""
     row = {
         "network": network.name,
+        "start": args.start,
         "seed": seed,
         "rounding": is_on,
         "epochs": network.tuning.epochs,

@@ -58,7 +58,9 @@ def first_losses(scale):
     shared.sharing.count()
     counts = shared.sharing.counts()
     held = [np.array(value) for group in shared.groups for value in group.held.read()]
-    return [*held, *counts]
+    shared.sharing.snap.assign(1.0)
+    snapped = [np.array(tensor) for _, tensor in shared.sharing.snapped()]
+    return [*held, *counts, *snapped]
 
 
 @pytest.mark.parametrize("strategy", [None, tf.distribute.MirroredStrategy])

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -16,9 +17,9 @@ import tf_keras
 import tfmot_sws as sws
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.size_control import SizeControl
-from tfmot_sws.training.size_target import FileSize, SizeTarget
+from tfmot_sws.training.size_target import ControlState, FileSize, SizeTarget
 from tfmot_sws.training.strip import stripped_values
-from tfmot_sws.training.width_search import WidthSearch
+from tfmot_sws.training.width_search import search_width
 
 LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
 
@@ -296,26 +297,72 @@ def test_a_target_is_saved_and_loaded(tmp_path):
         ),
         lambda width: float(-np.tanh(40.0 * (width - 0.6))),
         lambda width: float(-np.tanh(40.0 * (width + 0.6))),
+        lambda width: float(-np.clip(200.0 * (width + 0.6), -1.0, 1.0)),
     ],
-    ids=["usual", "flat", "gathered", "cliff above", "cliff below"],
+    ids=["usual", "flat", "gathered", "cliff above", "cliff below", "plateaus"],
 )
-def test_the_widths_are_found_in_ten_trials(measure):
-    search, width = WidthSearch(), 0.0
-    for _ in range(10):
-        error = measure(width)
-        if abs(error) < 2e-3:
-            return
-        assert not search.is_stuck(error)
-        width = search.next(width, error)
-    pytest.fail(f"after ten trials the error is {error:.3f}")
+def test_the_widths_are_found(measure):
+    errors = search(measure, bound=3.0)
+    assert abs(errors[-1][1]) < 2e-3
+    assert len(errors) <= 14
+
+
+def search(measure, start=0.0, bound=2.0):
+    """The widths that are tried, each with its error."""
+    tried = []
+
+    def error_at(width):
+        tried.append((width, measure(width)))
+        return tried[-1][1]
+
+    search_width(error_at, start, bound, near=2e-3)
+    return tried
 
 
 def test_a_file_that_narrower_widths_do_not_enlarge_ends_the_search():
-    search = WidthSearch()
-    narrower = search.next(0.0, -0.3)
-    assert narrower < 0.0
-    assert search.is_stuck(-0.3)
-    assert not search.is_stuck(-0.2)
+    tried = search(lambda _: -0.03)
+    assert [round(width, 2) for width, _ in tried] == [0.0, -0.04, -0.74]
+
+
+def test_a_file_that_no_width_makes_small_enough_ends_it_at_the_bound():
+    widths = [width for width, _ in search(lambda _: 0.4)]
+    assert widths[-1] == 2.0
+    assert widths == sorted(set(widths))
+
+
+def test_a_first_width_beyond_the_usual_bound_is_no_trap():
+    state = ControlState(log_width=-2.8)
+    control = of_sizes(lambda width: -2.0 * (width + 2.7))
+    assert SizeControl._follow(control, state, 1000.0, 2.3).error == pytest.approx(0, abs=2e-3)
+
+
+def of_sizes(measure):
+    """What `SizeControl._follow` needs of a control, with files of made-up sizes."""
+    return types.SimpleNamespace(
+        _estimate=lambda state, change: 1000.0 * math.exp(measure(state.log_width + change))
+    )
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        # Far too wide is worse than a little too wide, which was found on the way.
+        (lambda width: 0.3 if width < 0.1 else -0.01, -0.01),
+        # All weights have their nearest value; wider ones are the only way, if any.
+        (lambda _: 0.4, 0.4),
+        (lambda width: -0.3 if width > -0.3 else 0.05 - 0.5 * (width + 0.4), 0.0),
+        (lambda width: 0.05 if width < 0.4 else 0.05 - 5.0 * (width - 0.4), 0.0),
+    ],
+    ids=["jump", "plateau", "jump below", "late"],
+)
+def test_the_best_trial_counts(measure, expected):
+    found = SizeControl._follow(of_sizes(measure), ControlState(), 1000.0, 2.3)
+    assert found.error == pytest.approx(expected, abs=0.003)
+
+
+def test_of_files_that_are_all_too_large_the_widest_counts():
+    found = SizeControl._follow(of_sizes(lambda _: 0.4), ControlState(), 1000.0, 2.3)
+    assert found.state.log_width == 2.3
 
 
 def test_the_meter_measures_what_is_saved(tmp_path):

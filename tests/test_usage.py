@@ -234,6 +234,30 @@ def test_a_kernel_of_zeros_comes_back_by_a_narrower_width():
     np.testing.assert_allclose(prior.widths.value, widths * narrowing / 2)
 
 
+def test_kernels_of_several_mixtures_are_cared_for_together():
+    few, enough = ONE_SIDED, 5 * ONE_SIDED
+    mixture = GaussianMixture([0, 0.2, 1.2], [0.1] * 3, [0.8, 0.1, 0.1])
+    weights = [[few], [enough, few], [few[::-1].copy()]]
+    together, alone = (
+        [prior_over(tensors, mixture, [0, 1, 2]) for tensors in weights] for _ in range(2)
+    )
+    calls = []
+
+    def count():
+        calls.append(1)
+        return [p.count(w) for p, w in zip(together, weights, strict=True)]
+
+    keep_alive(together, weights, count=count)
+    for prior, tensors in zip(alone, weights, strict=True):
+        keep_alive([prior], [tensors])
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.narrowing.value, other.narrowing.value)
+        np.testing.assert_array_equal(one.widths.value, other.widths.value)
+    assert any(np.any(prior.narrowing.value.numpy() < 1) for prior in together)
+    most = max(-4 * np.log2(prior.narrowing.value.numpy().min()) for prior in together)
+    assert len(calls) == round(most) + 1
+
+
 def test_a_narrowed_width_grows_again_as_far_as_the_kernel_allows():
     weights = [ONE_SIDED]
     prior = prior_over(weights, GaussianMixture([0, 0.3], [0.1] * 2, [0.8, 0.2]), [0, 1])

@@ -7,7 +7,7 @@ accuracy that falls when weights are set to their means at the end, is gone with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from keras import ops
 
 from tfmot_sws.backend.compiling import compiled
 from tfmot_sws.backend.gradients import custom_gradient
+from tfmot_sws.backend.rows import Rows
 from tfmot_sws.prior.assignment import (
     Part,
     Rule,
@@ -48,24 +49,34 @@ def snap_to_means(
         For each part a tensor for each of its weights, of its shape.
     """
     factor = [] if means_factor is None else [means_factor]
+
+    def move(group: Sequence[Part], rows: Rows, packed: Tensor, rule: Rule) -> Tensor:
+        means = ops.stack([part.mixture.means for part in group])
+        mixtures = ops.convert_to_tensor(mixtures_of_tensors(group)[rows.owners])
+        return _moved(means, snap, packed, rule, mixtures, factor)[0]
+
+    return _snap(parts, move)
+
+
+def snap_without_gradients(parts: Sequence[Part], snap: Tensor) -> list[list[Tensor]]:
+    """The values of `snap_to_means`. TensorFlow keeps each custom gradient for ever."""
+    return _snap(parts, lambda _, __, packed, rule: _move(packed, rule, snap))
+
+
+def _snap(parts: Sequence[Part], move: Callable[..., Tensor]) -> list[list[Tensor]]:
     found: dict[int, list[Tensor]] = {}
     for positions in group_parts(parts):
-        moved = _snap([parts[position] for position in positions], snap, factor)
+        moved = _snap_group([parts[position] for position in positions], move)
         found.update(zip(positions, moved, strict=True))
     return [found[position] for position in range(len(parts))]
 
 
-def _snap(
-    parts: Sequence[Part], snap: Tensor, means_factor: list[Tensor]
-) -> list[list[Tensor]]:
-    """`snap_to_means` of one group of parts; TensorFlow moves its matrices side by side."""
-    means = ops.stack([part.mixture.means for part in parts])
+def _snap_group(parts: Sequence[Part], move: Callable[..., Tensor]) -> list[list[Tensor]]:
+    """Weights of one group of parts, moved; TensorFlow moves its matrices side by side."""
     weights = [tensor for part in parts for tensor in part.weights]
-    mixtures = mixtures_of_tensors(parts)
     found: dict[int, Tensor] = {}
     for rows, rule in lay_out_for([_without_gradients(part) for part in parts]):
-        of_rows = ops.convert_to_tensor(mixtures[rows.owners])
-        moved = _moved(means, snap, rows.pack(weights), rule, of_rows, means_factor)[0]
+        moved = move(parts, rows, rows.pack(weights), rule)
         found.update(zip(rows.positions, rows.unpack(moved), strict=True))
     ordered = iter(found[i] for i in range(len(weights)))
     return [[next(ordered) for _ in part.weights] for part in parts]

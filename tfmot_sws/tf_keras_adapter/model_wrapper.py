@@ -52,7 +52,7 @@ class TfKerasWrapped(Wrapped):
     def _call_inner(self, inputs: Any, training: bool | None, **kwargs: Any) -> Any:
         """Calls `inner` with snapped weights; adds the complexity loss in training."""
         measured = self.sharing.is_measured
-        # AutoGraph would rewrite the source of all mathematics, where no tensor decides.
+        # AutoGraph would take seconds to rewrite it, and no `if` of it reads a tensor.
         step = tf.autograph.experimental.do_not_convert(self.sharing.step)
         snapped, losses = step(training=bool(training) and not measured)
         tensors = [tf.convert_to_tensor(tensor) for _, tensor in snapped]

@@ -17,7 +17,7 @@ from keras import ops
 from tfmot_sws.backend.compiling import traced
 from tfmot_sws.prior.assignment import count
 from tfmot_sws.prior.held_loss import evaluate
-from tfmot_sws.prior.snapping import snap_to_means
+from tfmot_sws.prior.snapping import snap_without_gradients
 from tfmot_sws.prior.survival import needs_care
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training.groups import WeightGroup
@@ -51,7 +51,7 @@ def _structure(prior: GaussianMixturePrior) -> _Structure:
     return _Structure(json.dumps({**prior.get_config(), "name": "mixture"}), prior.kernels)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def _program(method: str, structures: tuple[_Structure, ...]) -> Callable[..., Any]:
     return traced(getattr(Mixtures(structures), method))
 
@@ -97,7 +97,7 @@ class Mixtures:
     def snapped(self, weights: Any, of_priors: Any, snap: Tensor) -> list[list[Tensor]]:
         """The weights of each mixture, moved towards their means by a share, `snap`."""
         parts = [prior.part(tensors) for prior, tensors in self._at(weights, of_priors)]
-        return snap_to_means(parts, snap)
+        return snap_without_gradients(parts, snap)
 
     def _at(
         self, weights: Any, of_priors: Any

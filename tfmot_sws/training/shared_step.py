@@ -202,6 +202,7 @@ class WeightSharing(keras.layers.Layer):
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
                 group.prior.members.assign(members)
                 group.prior.log_usage.assign(log_usage)
+        # Narrowing counts the others, too: a program of the needy alone would be one more.
         needy = ops.convert_to_numpy(care)
         if needy.any():
             groups = list(itertools.compress(self.groups, needy))
@@ -280,7 +281,7 @@ class WeightSharing(keras.layers.Layer):
         return snapped, [total]
 
     def snapped(self) -> list[tuple[Any, Tensor]]:
-        """As of `step`, by a program: outside of a step, that is many times faster."""
+        """The tensors that `step` gives, from a program, which is faster outside of a step."""
         snap = ops.convert_to_tensor(self.snap)
         moved = programs.run("snapped", self.groups, snap)
         return self._in_place_of_variables(moved, snap)

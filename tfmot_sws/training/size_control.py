@@ -24,7 +24,7 @@ from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.schedules import linear
 from tfmot_sws.training.size_target import ControlState, FileSize
 from tfmot_sws.training.strip import stripped_values
-from tfmot_sws.training.width_search import WidthSearch
+from tfmot_sws.training.width_search import search_width
 
 # The training fractions between which the planned size falls.
 _START, _END = 0.05, 0.6
@@ -35,9 +35,9 @@ _LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
 # The largest factor on the widths while tau can still follow, and the error above which the
 # fast loop has failed.
 _WIDEST, _ANSWERED = math.log(10.0), 0.05
-# The fast loop ends once the size is this near, as a logarithm, or after so many trials; the
-# last one measures so many files.
-_NEAR, _TRIALS, _FILES = 2e-3, 10, 4
+# The fast loop ends once the size is this near, as a logarithm. `finish` measures at most so
+# many files.
+_NEAR, _FILES = 2e-3, 4
 # The file is measured, and not only estimated, once in this share of the training: coding
 # takes a second for 50,000 weights.
 _MEASURE_EVERY = 0.1
@@ -100,12 +100,14 @@ class SizeControl:
     def finish(self) -> None:
         """Sets the widths by the measured size, not the estimate, for the last step."""
         state = self._measure(self._sharing.control)
+        nearest = state
         for _ in range(_FILES):
-            if abs(math.log(state.size / self._goal(state))) < _NEAR:
+            if self._miss(nearest) < _NEAR:
                 break
             followed = self._follow(state, self._goal(state), _LARGEST_WIDTH)
             state = self._measure(followed.state)
-        self._set(state)
+            nearest = min(nearest, state, key=self._miss)
+        self._set(nearest)
 
     def close(self) -> None:
         """Notes the size of the finished file."""
@@ -124,6 +126,10 @@ class SizeControl:
         """The size that is asked for."""
         size = FileSize(total=round(state.others), shared=0)
         return self._sharing.target.num_bytes(self._dense_bytes, size, self._num_weights)
+
+    def _miss(self, state: ControlState) -> float:
+        """How far a measured size is from the one asked for, as a logarithm."""
+        return abs(math.log(state.size / self._goal(state)))
 
     def _set(self, state: ControlState) -> None:
         self._sharing.control = state._replace(asked=self._goal(state))
@@ -163,26 +169,36 @@ class SizeControl:
         """Moves the factor on the widths until the estimated size is the goal.
 
         Where each weight has its nearest value already, narrower widths change nothing: the
-        factor then stays where it was. Wider ones do sooner or later.
+        factor then stays where it was. While all trials give too large a file, the widest
+        counts even where it changes nothing yet, for wider ones do sooner or later.
 
         Args:
             state: as the widths are now.
             goal: bytes of the file.
-            widest: bound on the logarithm of the factor.
+            widest: bound on the logarithm of the factor, unless it lies beyond already.
         """
-        first = width = state.log_width
-        search, best = WidthSearch(), None
-        for _ in range(_TRIALS):
+        first = state.log_width
+        best: _Followed | None = None
+
+        def error_at(width: float) -> float:
+            nonlocal best
             size = self._estimate(state, width - first)
             error = math.log(size / goal)
-            is_wider = error > 0 and width > state.log_width
-            if best is None or is_wider or abs(error) < abs(best.error) - _NEAR:
-                best = _Followed(state._replace(log_width=width, size=size), error)
-            if abs(error) < _NEAR or search.is_stuck(error):
-                break
-            width = _within(search.next(width, error), widest)
+            found = _Followed(state._replace(log_width=width, size=size), error)
+            if best is None or _is_better(found, best):
+                best = found
+            return error
+
+        search_width(error_at, first, max(widest, abs(first)), _NEAR)
         assert best is not None
         return best
+
+
+def _is_better(one: _Followed, other: _Followed) -> bool:
+    """Whether a trial is nearer to the goal, or wider where both files are too large."""
+    if min(one.error, other.error) > 0 and one.state.log_width > other.state.log_width:
+        return True
+    return abs(one.error) < abs(other.error) - _NEAR
 
 
 def _within(value: float, bound: float) -> float:

@@ -2,46 +2,71 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+from scipy.optimize import brentq
+
 # How the logarithm of the size falls with that of the widths, as a first guess and at most,
-# and how far one trial goes.
-_USUAL_SLOPE, _STEEPEST, _FLATTEST, _LONGEST_STEP = -0.7, -3.0, -0.1, 0.7
-# How near to an end of what is left of it a search looks next, as a share of its length.
-_INSET = 0.1
+# how far one step goes, and how many steps look for widths on both sides of the solution.
+_USUAL_SLOPE, _STEEPEST, _FLATTEST, _LONGEST_STEP, _STEPS = -0.7, -3.0, -0.1, 0.7, 6
+# How many trials follow between these, and the distance below which the size jumps.
+_TRIALS, _SHORTEST = 10, 1e-4
 
 
-class WidthSearch:
-    """Finds the width at which the error is 0, for errors that fall as widths grow.
+def search_width(
+    error_at: Callable[[float], float], start: float, bound: float, near: float
+) -> None:
+    """Tries widths until the error is near 0, for errors that fall as widths grow.
 
-    Once weights have gathered, a hundredth more takes a third of the indices away, and a
-    hundredth less brings none back. Slopes alone do not find a way there: as soon as there
-    are widths on both sides, the next one lies between them.
+    Once weights have gathered, widths 5 % larger may halve the file, and a search by slopes
+    alone jumps over the solution and back.
+
+    Args:
+        error_at: measures the error at a width, and notes what it needs of it. Both are
+            logarithms.
+        start: the first width, in [-bound, bound].
+        bound: of the absolute value of widths.
+        near: an error this small ends the search.
     """
+    errors: dict[float, float] = {}
 
-    def __init__(self) -> None:
-        self._too_narrow: tuple[float, float] | None = None
-        self._too_wide: tuple[float, float] | None = None
-        self._last: tuple[float, float] | None = None
-        self._slope = _USUAL_SLOPE
+    def error_or_zero(width: float) -> float:
+        if width not in errors:
+            error = error_at(width)
+            errors[width] = 0.0 if abs(error) < near else error
+        return errors[width]
 
-    def next(self, width: float, error: float) -> float:
-        """The width to try after one that has given this error; both are logarithms."""
-        if error > 0:
-            self._too_narrow = width, error
-        else:
-            self._too_wide = width, error
-        if self._too_narrow and self._too_wide:
-            return self._between(self._too_narrow, self._too_wide)
-        if self._last and width != self._last[0]:
-            self._slope = (error - self._last[1]) / (width - self._last[0])
-        self._last = width, error
-        step = -error / min(max(self._slope, _STEEPEST), _FLATTEST)
-        return width + min(max(step, -_LONGEST_STEP), _LONGEST_STEP)
+    ends = _find_ends(error_or_zero, start, bound)
+    if ends is not None:
+        brentq(error_or_zero, *ends, xtol=_SHORTEST, maxiter=_TRIALS, disp=False)
 
-    def is_stuck(self, error: float) -> bool:
-        """Whether the file is too small, and narrower widths no longer change it."""
-        return self._last is not None and error < 0 and error == self._last[1]
 
-    def _between(self, narrow: tuple[float, float], wide: tuple[float, float]) -> float:
-        """Where a straight line has no error, but not too near to either end."""
-        share = narrow[1] / (narrow[1] - wide[1])
-        return narrow[0] + (wide[0] - narrow[0]) * min(max(share, _INSET), 1.0 - _INSET)
+def _find_ends(
+    error_at: Callable[[float], float], start: float, bound: float
+) -> tuple[float, float] | None:
+    """Two widths with the solution between them; `None` where it is found, or not there."""
+    width, error, step = start, error_at(start), 0.0
+    slope = _USUAL_SLOPE
+    for _ in range(_STEPS):
+        if error == 0:
+            return None
+        step = _within(-error / min(max(slope, _STEEPEST), _FLATTEST), _LONGEST_STEP)
+        if slope == 0:
+            step = math.copysign(_LONGEST_STEP, error)
+        following = _within(width + step, bound)
+        if following == width:
+            return None
+        found = error_at(following)
+        if found * error < 0:
+            return width, following
+        slope = (found - error) / (following - width)
+        if slope == 0 and error < 0 and step <= -_LONGEST_STEP:
+            # Narrower widths do not enlarge the file: each weight has its nearest value.
+            return None
+        width, error = following, found
+    return None
+
+
+def _within(value: float, bound: float) -> float:
+    return min(max(value, -bound), bound)
