@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from families import nested, sequential, subclassed
 from keras import layers
 from rounding import NUM_VALUES, cluster
@@ -133,6 +134,18 @@ def test_what_cannot_be_folded_stays(build, rng):
     folded = sws.fold_batch_norm(model)
     assert num_norms(folded) == 1
     check_same(model, folded, rng)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_what_normalization_was_adapted_to_is_kept(library, rng):
+    x = (1000 * rng.random((200, 3)) + [0, 500, 9000]).astype("float32")
+    normalize = library.layers.Normalization()
+    normalize.adapt(x)
+    dense, norm = library.layers.Dense(8), library.layers.BatchNormalization()
+    model = library.Sequential([library.layers.Input((3,)), normalize, dense, norm])
+    folded = sws.fold_batch_norm(model)
+    assert len(folded.layers) == len(model.layers) - 1
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_without_batch_norm_is_copied(rng):

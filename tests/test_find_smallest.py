@@ -1,6 +1,7 @@
 """Searches: what is asked for next, what is given back, and what lies in the folder."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.search_plan import next_ratio
 from tfmot_sws.training.search_result import Trial
 from tfmot_sws.training.search_state import SearchState
+from tfmot_sws.training.smallest import _Search
 
 # A network of 450 weights misses its target in a dozen steps, or forgets, and says so.
 MAY_MISS = pytest.mark.filterwarnings("ignore:The file will take|.*learned is lost")
@@ -97,6 +99,16 @@ def test_direction_by_name(name, is_higher):
         assert is_better_higher(name, "auto") is is_higher
     assert is_better_higher(name, "max")
     assert not is_better_higher(name, "min")
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_a_search_trains_copies_that_compute_the_same(library, rng):
+    x = (1000 * rng.random((200, 3)) + [0, 500, 9000]).astype("float32")
+    normalize = library.layers.Normalization()
+    normalize.adapt(x)
+    model = library.Sequential([library.layers.Input((3,)), normalize, library.layers.Dense(2)])
+    copy = _Search._copy(types.SimpleNamespace(model=model), None)
+    np.testing.assert_array_equal(copy(x), model(x))
 
 
 # A search of a small network.

@@ -36,6 +36,17 @@ def test_recurrent_model_gets_a_batch_of_one(rng):
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
+def test_an_unrolled_model_computes_the_same(rng):
+    x = (1000 * rng.random((50, 6, 3)) + [0, 500, 9000]).astype("float32")
+    normalize = keras.layers.Normalization()
+    normalize.adapt(x)
+    lstm = keras.layers.LSTM(4)
+    model = keras.Sequential([keras.Input((6, 3)), normalize, lstm, keras.layers.Dense(2)])
+    unrolled, _ = tflite_formats._without_loops(model)
+    assert unrolled is not model
+    np.testing.assert_allclose(unrolled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_outputs_keep_their_order(rng):
     inputs = keras.Input((4,))
     outputs = [keras.layers.Dense(units)(inputs) for units in range(1, 13)]

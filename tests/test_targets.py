@@ -80,6 +80,7 @@ def compiled(model, library=keras, **settings):
         (" 1.5 MB ", 1_500_000),
         ("2 mib", 2 << 20),
         ("800 B", 800),
+        ("800 bytes", 800),
         ("800", 800),
         (800, 800),
         (np.float32(800), 800),

@@ -1,5 +1,7 @@
 """Single tf_keras layers, chosen ones in clone_model, scopes: as tfmot does it."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow_model_optimization as tfmot
@@ -49,6 +51,19 @@ def test_clone_function_wraps_chosen_layers():
     assert [type(x).__name__ for x in plain.layers] == ["Dense", "Dense"]
     np.testing.assert_allclose(plain(DATA[0]), clone(DATA[0]), rtol=1e-5, atol=1e-6)
     assert distinct(plain)[0] <= 4 < distinct(plain)[1]
+
+
+def test_stripping_keeps_what_normalization_was_adapted_to(rng):
+    x = (1000 * rng.random((200, 3)) + [0, 500, 9000]).astype("float32")
+    normalize = tf_keras.layers.Normalization()
+    normalize.adapt(x)
+    dense = wrap(tf_keras.layers.Dense(16))
+    model = tf_keras.Sequential([tf_keras.Input((3,)), normalize, dense])
+    dense.sharing.snap.assign(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It was never trained.
+        plain = sws.strip_soft_weight_sharing(model)
+    np.testing.assert_allclose(plain(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_may_be_wrapped_before_they_are_built():

@@ -30,7 +30,7 @@ _FLOAT_BITS = 32
 _ADVICE = {
     "architecture": "save_compressed(weights_only=True) leaves it out",
     "codebooks": "fewer num_components, or scope='model', give fewer values",
-    "indices": "a larger complexity_weight gives more zeros and fewer values",
+    "indices": "a larger target_ratio, or complexity_weight, gives more zeros",
     "framing": "it is the table of tensors, which has its size",
 }
 

@@ -209,7 +209,8 @@ def _way_out(failure: str) -> str:
     return (
         " LiteRT has no operations on strings. Make a model of the layers behind "
         "TextVectorization or StringLookup, such as keras.Sequential([keras.Input((LENGTH,), "
-        'dtype="int64"), *model.layers[1:]]), export that, and look words up in the app.'
+        'dtype="int64"), *model.layers[1:]]), or layers[2:] of a Functional model, whose first '
+        "is its Input; export that, and look words up in the app."
     )
 
 

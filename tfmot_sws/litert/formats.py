@@ -32,7 +32,7 @@ from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tfli
 from tfmot_sws.litert.shared_integers import share_integers
 from tfmot_sws.litert.verification import greatest_difference
 from tfmot_sws.models.libraries import view_of
-from tfmot_sws.models.rebuild import clone_with, unroll_recurrences
+from tfmot_sws.models.rebuild import clone_with, finalize, unroll_recurrences
 from tfmot_sws.models.selection import is_kernel
 
 # How many examples calibrate "int8" and check the result.
@@ -272,6 +272,7 @@ def _without_loops(model: keras.Model) -> tuple[keras.Model, bytes]:
         return model, exact
     unrolled = clone_with(model, unroll_recurrences)
     unrolled.set_weights(model.get_weights())
+    finalize(unrolled)
     unrolled = with_input_names_of(unrolled, model)
     exact = convert(unrolled)
     if has_loop(parse(exact)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
 from tfmot_sws.models.libraries import check_model, library_of, view_of
-from tfmot_sws.models.rebuild import clone_with
+from tfmot_sws.models.rebuild import clone_with, finalize
 from tfmot_sws.models.wrapped import check_plain
 
 # By the class's name, how the factor of each output channel is shaped to multiply the layer's
@@ -82,6 +82,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     folds = {id(layer): norm for layer, norm in foldable(model)}
     folded = clone_with(model, lambda config: _without_norms(config, model, folds))
     _copy_weights(model, folded, folds)
+    finalize(folded)
     return folded
 
 

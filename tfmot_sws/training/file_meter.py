@@ -99,8 +99,9 @@ def bits_to_spend(
     if wanted <= smallest.total:
         raise ValueError(
             f"{target} asks for a file of {wanted:,.0f} bytes, but {smallest.total:,} bytes "
-            f"of model '{model.name}' are needed for architecture, normalisation, what else is "
-            "not shared, and the few weights without which a layer would die. Ask for more "
+            f"of model '{model.name}' are needed for architecture, vocabularies, "
+            "normalisation, what else is not shared, such as frozen layers, and the few "
+            "weights without which a layer would die. Ask for more "
             f"than {_in_words(target, meter.dense_bytes, smallest.total)}."
         )
     if wanted > largest:

@@ -7,7 +7,10 @@ import math
 import re
 from typing import Any, Final, NamedTuple
 
-_UNITS: Final = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
+_UNITS: Final = {
+    **dict.fromkeys(("", "b", "byte", "bytes"), 1),
+    **{"kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2},
+}
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 # An index of a codebook of 256 values takes as many.

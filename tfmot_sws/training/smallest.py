@@ -24,7 +24,7 @@ from rich.console import Console
 
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.models.libraries import library_of, view_of
-from tfmot_sws.models.rebuild import clone_with, float32_clone
+from tfmot_sws.models.rebuild import clone_with, finalize, float32_clone
 from tfmot_sws.models.wrapped import is_wrapped
 from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.apply import apply_soft_weight_sharing
@@ -278,6 +278,7 @@ class _Search:
                 values = [stored[f"arr_{i}"] for i in range(len(stored.files))]
         for variable, value in zip(view_of(copy).variables, values, strict=True):
             variable.assign(value)
+        finalize(copy)
         return copy
 
     def _compile(self, shared: Any) -> None:
