@@ -427,3 +427,24 @@ def test_smallest_takes_for_each_tensor_what_is_smallest(rng):
     }
     others = ("int8_codebook", "float32")
     assert all(len(tflite) < len(sws.convert_to_tflite(model, w, sample=x)) for w in others)
+
+
+def test_a_looked_up_embedding_of_zeros_is_packed_and_not_sparse(rng):
+    """LiteRT finds other rows in a sparse one."""
+    keras.utils.set_random_seed(0)
+    values = np.where(rng.random((1000, 24)) < 0.94, 0.0, 0.05).astype("float32")
+    model = keras.Sequential(
+        [
+            keras.Input((20,), dtype="int64"),
+            keras.layers.Embedding(1000, 24),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(4),
+        ]
+    )
+    model.layers[0].set_weights([values])
+    sample = rng.integers(0, 1000, (50, 20))
+    small = sws.convert_to_tflite(model, "smallest", sample=sample)
+    found = sws.predict_tflite(small, sample)
+    # The last kernel has moved to a grid of 8 bits.
+    np.testing.assert_allclose(found, model(sample), atol=2e-4)
+    assert len(small) < values.nbytes / 8

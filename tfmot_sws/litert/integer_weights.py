@@ -53,9 +53,14 @@ class Storage:
 INT8: Final = Storage(8)
 
 
+def packed_storage(integers: Integers) -> Storage:
+    """Returns the storage with the fewest bits that hold all integers, zeros too."""
+    return Storage(integers.bits)
+
+
 def smallest_storage(integers: Integers) -> Storage:
     """Returns the storage that takes the fewest bytes."""
-    options = (Storage(integers.bits), Storage(8, sparse=True))
+    options = (packed_storage(integers), Storage(8, sparse=True))
     return min(options, key=lambda storage: storage.size(integers))
 
 
