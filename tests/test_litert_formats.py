@@ -430,7 +430,7 @@ def test_smallest_takes_for_each_tensor_what_is_smallest(rng):
 
 
 def test_a_looked_up_embedding_of_zeros_is_packed_and_not_sparse(rng):
-    """LiteRT finds other rows in a sparse one."""
+    """LiteRT gives wrong rows of a sparse one; the layer behind it may be sparse."""
     keras.utils.set_random_seed(0)
     values = np.where(rng.random((1000, 24)) < 0.94, 0.0, 0.05).astype("float32")
     model = keras.Sequential(

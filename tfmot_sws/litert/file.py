@@ -161,10 +161,15 @@ def _values(content: bytes, dtype: str, size: int) -> NDArray:
 
 def has_loop(file: Any) -> bool:
     """Tells whether a parsed file has a while loop; recurrent layers become one."""
+    return "WHILE" in operator_names(file)
+
+
+def operator_names(file: Any) -> list[str]:
+    """The name of each of a parsed file's operator codes, as in LiteRT's schema."""
     from ai_edge_litert import schema_py_generated as schema
 
-    codes = [code.builtinCode for code in file.operatorCodes or []]
-    return schema.BuiltinOperator.WHILE in codes
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    return [names.get(code.builtinCode, "") for code in file.operatorCodes or []]
 
 
 def _count(file: Any, tensor: Any, values: NDArray) -> TfliteTensor:

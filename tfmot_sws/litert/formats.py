@@ -26,13 +26,7 @@ from tfmot_sws.litert.converter import (
 )
 from tfmot_sws.litert.file import has_loop, parse, stored_tensors
 from tfmot_sws.litert.int8_grid import place_clustered_on_int8_grid, place_on_int8_grid
-from tfmot_sws.litert.integer_weights import (
-    INT8,
-    Storage,
-    packed_storage,
-    smallest_storage,
-    store_as_integers,
-)
+from tfmot_sws.litert.integer_weights import INT8, Storage, smallest_storage, store_as_integers
 from tfmot_sws.litert.integers import Integers, find_integers
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
 from tfmot_sws.litert.shared_integers import share_integers
@@ -189,12 +183,7 @@ def _fits_int4(variable: Any) -> bool:
 
 
 def _smallest(job: Job) -> bytes:
-    model = place_on_int8_grid(job.model)
-    try:
-        return _as_integers(job, model, smallest_storage)
-    except ExportError:
-        # LiteRT 2.3 looks up wrong rows of an embedding that is stored sparse.
-        return _as_integers(job, model, packed_storage)
+    return _as_integers(job, place_on_int8_grid(job.model), smallest_storage)
 
 
 def _as_integers(

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfmot_sws.litert.compressed_rows import CompressedRows
-from tfmot_sws.litert.file import constants, parse, unparse
+from tfmot_sws.litert.file import constants, operator_names, parse, unparse
 from tfmot_sws.litert.integers import Integers
 
 # Of a float tensor, the integers to store in its place; `None` leaves it float32.
@@ -53,14 +53,9 @@ class Storage:
 INT8: Final = Storage(8)
 
 
-def packed_storage(integers: Integers) -> Storage:
-    """Returns the storage with the fewest bits that hold all integers, zeros too."""
-    return Storage(integers.bits)
-
-
 def smallest_storage(integers: Integers) -> Storage:
     """Returns the storage that takes the fewest bytes."""
-    options = (packed_storage(integers), Storage(8, sparse=True))
+    options = (Storage(integers.bits), Storage(8, sparse=True))
     return min(options, key=lambda storage: storage.size(integers))
 
 
@@ -80,19 +75,37 @@ def store_as_integers(
         The bytes of a file that computes with `Integers.values` in place of each tensor.
     """
     file = parse(tflite)
+    looked_up = set(_looked_up(file))
     chosen = {}
     for tensor, values in constants(file):
         if len(tensor.shape) < 2 or values.dtype != np.float32 or tensor.sparsity is not None:
             continue
         found = choose(tensor.name.decode(), values.reshape(tensor.shape))
-        if found is not None and storage(found).size(found) < values.nbytes:
-            chosen[tensor.buffer] = _Stored.add(file, found, storage(found))
+        if found is None:
+            continue
+        kind = storage(found)
+        if kind.sparse and tensor.buffer in looked_up:
+            kind = Storage(found.bits)
+        if kind.size(found) < values.nbytes:
+            chosen[tensor.buffer] = _Stored.add(file, found, kind)
     for graph in file.subgraphs:
         _insert(file, graph, chosen)
     for buffer in chosen:
         file.buffers[buffer].data = None
     leave_out(file)
     return unparse(file)
+
+
+def _looked_up(file: Any) -> Iterator[int]:
+    """The buffers from which rows are looked up, as from an embedding.
+
+    LiteRT 2.3 gives wrong rows where a DENSIFY stands in front.
+    """
+    names = operator_names(file)
+    for graph in file.subgraphs:
+        for operator in graph.operators or []:
+            if names[operator.opcodeIndex] == "GATHER":
+                yield graph.tensors[operator.inputs[0]].buffer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.litert.file import constants, parse, unparse
+from tfmot_sws.litert.file import constants, operator_names, parse, unparse
 from tfmot_sws.litert.integer_weights import leave_out
 from tfmot_sws.litert.integers import Integers, find_integers
 
@@ -85,7 +85,7 @@ def share_integers(tflite: bytes, exact: bytes) -> bytes:
 
 def _layers(file: Any, graph: Any) -> list[_Layer]:
     """Finds the int8 kernels that operators only multiply by, with biases of their own."""
-    names = _operator_names(file)
+    names = operator_names(file)
     uses = Counter(index for operator in graph.operators for index in operator.inputs)
     found: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for operator in graph.operators:
@@ -116,13 +116,6 @@ def _step(tensor: Any) -> float:
 
 def _input(operator: Any, place: int) -> int:
     return int(operator.inputs[place]) if place < len(operator.inputs) else _NONE
-
-
-def _operator_names(file: Any) -> list[str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-    return [names.get(code.builtinCode, "") for code in file.operatorCodes]
 
 
 def _is_constant(file: Any, tensor: Any, kind: str) -> bool:
