@@ -129,21 +129,19 @@ def pick(records, limit):
 # What is written.
 
 
-def read_stored(script, args, *keys):
-    """Parts of the stored record of a run that is to go on; nothing for a new run.
+def open_record(script, args, **parts):
+    """A record with these parts, or with those of the stored run that is to go on.
 
-    Returns:
-        The values of `keys`, and as "earlier" the calls that they come from.
+    In the latter case "earlier" holds the calls that they come from.
     """
+    record = {**start_record(script, args), **parts}
     path = args.output / script / f"{args.run}.json"
     if not (args.resume and path.exists()):
-        return {}
+        return record
     stored = json.loads(path.read_text())
     call = {key: stored[key] for key in ("command", "environment") if key in stored}
-    return {
-        **{key: stored[key] for key in keys},
-        "earlier": [*stored.get("earlier", []), call],
-    }
+    kept = {key: stored[key] for key in parts}
+    return {**record, **kept, "earlier": [*stored.get("earlier", []), call]}
 
 
 def to_header(record):

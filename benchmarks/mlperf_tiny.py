@@ -90,10 +90,8 @@ def _to_section(row):
 def main():
     """Runs what is asked for, and stores each network as it is done."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
-    record = {**common.start_record(SCRIPT, args), "rows": []}
-    record |= common.read_stored(SCRIPT, args, "rows")
+    files.look_in(args.data)
+    record = common.open_record(SCRIPT, args, rows=[])
     done = {row["network"] for row in record["rows"]}
     for name in args.nets:
         if name not in done:
@@ -106,7 +104,7 @@ def _parse_arguments():
     parser = common.make_parser(__doc__)
     parser.set_defaults(seed=example.SEED)
     add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
+    files.add_argument(parser)
     add("--nets", nargs="+", choices=list(example.NETWORKS), default=list(example.NETWORKS))
     add("--quick", action="store_true", help="few examples and epochs, to try it out")
     add("--codebook", choices=["free", "uniform"], default="free", help="values of a kernel")

@@ -7,7 +7,6 @@ passes over CIFAR-10, and each of them is a frame of the animation.
 """
 
 import argparse
-import os
 import pathlib
 import warnings
 
@@ -73,8 +72,7 @@ def draw(before, shared, small, history, folder):
 def main():
     """Trains, draws, and prints what the network came to."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
+    files.look_in(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
     network = NETWORKS[NETWORK]
     keras.utils.set_random_seed(SEED)
@@ -97,7 +95,7 @@ def _parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
+    files.add_argument(parser)
     add("--cache", type=pathlib.Path, default=CACHE, help="folder of pretrained networks")
     add("--output", type=pathlib.Path, required=True, help="folder of the pictures")
     add("--steps", type=int, default=STEPS_A_FRAME, help="of a short epoch")

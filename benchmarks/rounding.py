@@ -8,16 +8,12 @@ the examples. All errors are those on validation data, for it is a default that 
 Results are stored after each row; `--resume` goes on with those.
 """
 
-import dataclasses
-import os
-import pathlib
 import statistics
 
 import keras
 
 from benchmarks import common, targets
-from benchmarks.real_networks import NETWORKS, files
-from benchmarks.real_networks.network import CACHE
+from benchmarks.real_networks import NETWORKS, arguments
 
 SCRIPT = "rounding"
 OVERVIEW = ("network", "epochs", "seeds", "error, off", "error, on", "points", "s.d.", "bytes")
@@ -79,23 +75,12 @@ def _means(pairs):
 def main():
     """Runs what is asked for, prints the tables and saves them."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
-    record = {**common.start_record(SCRIPT, args), "rows": []}
-    record |= common.read_stored(SCRIPT, args, "rows")
+    record = common.open_record(SCRIPT, args, rows=[])
     for name in args.nets:
         for seed in args.seeds:
             for is_on in (True, False):
-                _run(_adjust(NETWORKS[name], args), seed, is_on, record, args)
+                _run(NETWORKS[name].retuned(epochs=args.epochs), seed, is_on, record, args)
     print(to_markdown(record))
-
-
-def _adjust(network, args):
-    """The network, trained for as many epochs as were asked for."""
-    epochs = args.epochs or network.tuning.epochs
-    return dataclasses.replace(
-        network, tuning=dataclasses.replace(network.tuning, epochs=epochs)
-    )
 
 
 def _run(network, seed, is_on, record, args):
@@ -117,18 +102,10 @@ def _run(network, seed, is_on, record, args):
 
 
 def _parse_arguments():
-    parser = common.make_parser(__doc__)
-    add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
-    add("--nets", nargs="+", choices=list(NETWORKS), required=True, metavar="NET")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--start", type=int, default=0, help="seed of the pretrained network")
-    add("--epochs", type=int, help="default: each network's own")
-    add("--cache", type=pathlib.Path, default=CACHE, help="folder of pretrained networks")
-    add("--resume", action="store_true", help="go on with the stored rows of this run")
-    args = parser.parse_args()
-    args.run = args.run or common.name_run(args.nets)
-    return args
+    parser = arguments.make_parser(__doc__, seeds=(0, 1, 2))
+    parser.add_argument("--start", type=int, default=0, help="seed of the pretrained network")
+    parser.add_argument("--epochs", type=int, help="default: each network's own")
+    return arguments.parse(parser)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,13 @@ chosen. Results are stored after each network; `--resume` keeps those. A search 
 goes on where it was.
 """
 
-import dataclasses
-import os
-import pathlib
 import time
 
 import keras
 
 import tfmot_sws as sws
 from benchmarks import common, targets
-from benchmarks.real_networks import NETWORKS, files
-from benchmarks.real_networks.network import CACHE
+from benchmarks.real_networks import NETWORKS, arguments
 
 SCRIPT = "smallest"
 OVERVIEW = (
@@ -133,12 +129,9 @@ def _to_section(row):
 def main():
     """Runs what is asked for, prints the tables and saves them."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
-    record = {**common.start_record(SCRIPT, args), "rows": []}
-    record |= common.read_stored(SCRIPT, args, "rows")
+    record = common.open_record(SCRIPT, args, rows=[])
     for name in args.nets:
-        network = _adjusted(NETWORKS[name], args)
+        network = NETWORKS[name].retuned(epochs=args.epochs, rate=args.rate)
         for seed in args.seeds:
             _run(network, seed, record, args)
     print(to_markdown(record))
@@ -157,13 +150,6 @@ def _run(network, seed, record, args):
         common.write(SCRIPT, args, record, to_markdown(record))
 
 
-def _adjusted(network, args):
-    """The network with the epochs and the rate that are given."""
-    given = {"epochs": args.epochs, "rate": args.rate}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(network, tuning=dataclasses.replace(network.tuning, **changes))
-
-
 def _training(network):
     return {"epochs": network.tuning.epochs, "rate": network.tuning.rate}
 
@@ -175,23 +161,16 @@ def _set_by_hand(network, seed, args):
 
 
 def _parse_arguments():
-    parser = common.make_parser(__doc__)
-    add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
     # Elsewhere the metric of Keras is not the error of the table.
     classifiers = [n for n, net in NETWORKS.items() if net.task.metric == "wrong answers"]
-    add("--nets", nargs="+", choices=classifiers, required=True, metavar="NET")
-    add("--seeds", type=int, nargs="+", default=[0])
+    parser = arguments.make_parser(__doc__, nets=classifiers)
+    add = parser.add_argument
     add("--epochs", type=int, help="of each training; default: those of the network")
     add("--rate", type=float, help="greatest learning rate; default: that of the network")
     add("--max-drop", type=float, default=0.01, help="of the first metric, as find_smallest")
     add("--trainings", type=int, default=8, help="the most of them in a search")
-    add("--cache", type=pathlib.Path, default=CACHE, help="folder of networks and searches")
     add("--by-hand", type=float, nargs="+", default=[], metavar="FACTOR")
-    add("--resume", action="store_true", help="keep the stored rows of this run")
-    args = parser.parse_args()
-    args.run = args.run or common.name_run(args.nets)
-    return args
+    return arguments.parse(parser)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ Beside a target's error the table has the least of those whose files are no larg
 those on validation data. Results are stored after each row; `--resume` goes on with those.
 """
 
-import os
-import pathlib
 import time
 import warnings
 
@@ -18,8 +16,7 @@ import keras
 
 import tfmot_sws as sws
 from benchmarks import common
-from benchmarks.real_networks import NETWORKS, files
-from benchmarks.real_networks.network import CACHE
+from benchmarks.real_networks import NETWORKS, arguments
 from tfmot_sws.backend.scalars import to_float
 
 SCRIPT = "targets"
@@ -117,10 +114,7 @@ def _key(row):
 def main():
     """Runs what is asked for, prints the table and saves it."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
-    record = {**common.start_record(SCRIPT, args), "rows": [], "by hand": {}}
-    record |= common.read_stored(SCRIPT, args, "rows", "by hand")
+    record = common.open_record(SCRIPT, args, **{"rows": [], "by hand": {}})
     for name in args.nets:
         for seed in args.seeds:
             _run(name, seed, record, args)
@@ -144,18 +138,10 @@ def _run(name, seed, record, args):
 
 
 def _parse_arguments():
-    parser = common.make_parser(__doc__)
-    add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
-    add("--nets", nargs="+", choices=list(NETWORKS), required=True, metavar="NET")
-    add("--ratios", type=float, nargs="+", default=list(RATIOS))
-    add("--seeds", type=int, nargs="+", default=[0])
-    add("--cache", type=pathlib.Path, default=CACHE, help="folder of pretrained networks")
-    add("--by-hand", type=float, nargs="+", default=[], metavar="FACTOR")
-    add("--resume", action="store_true", help="go on with the stored rows of this run")
-    args = parser.parse_args()
-    args.run = args.run or common.name_run(args.nets)
-    return args
+    parser = arguments.make_parser(__doc__)
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument("--by-hand", type=float, nargs="+", default=[], metavar="FACTOR")
+    return arguments.parse(parser)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ reason in the table. Results are stored after each row, and `--resume` goes on w
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import time
 import traceback
@@ -43,13 +42,8 @@ def choose_network(name, args):
     network = NETWORKS[name]
     if args.examples:
         network = network.shorten(args.examples)
-    changes = {
-        "epochs": args.epochs,
-        "optimizer": args.optimizer,
-        "falling": False if args.constant else None,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(network, tuning=dataclasses.replace(network.tuning, **changes))
+    falling = False if args.constant else None
+    return network.retuned(epochs=args.epochs, optimizer=args.optimizer, falling=falling)
 
 
 def describe(network):
@@ -146,8 +140,7 @@ def is_tried_again(row, args):
 def main():
     """Runs what is asked for, prints the tables and saves them."""
     args = _parse_arguments()
-    if args.data:
-        os.environ[files.VARIABLE] = str(args.data.resolve())
+    files.look_in(args.data)
     record = open_record(args)
     run_all(args, record)
     print(to_markdown(record))
@@ -156,7 +149,7 @@ def main():
 def _parse_arguments():
     parser = common.make_parser(__doc__)
     add = parser.add_argument
-    add("--data", type=pathlib.Path, help=f"folder of data; else ${files.VARIABLE} names it")
+    files.add_argument(parser)
     add("--nets", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NET")
     add("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])

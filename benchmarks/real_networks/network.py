@@ -148,6 +148,11 @@ class Network:
     jit_compile: bool | None = None
     on_request: bool = False
 
+    def retuned(self, **changes):
+        """The same network with another `tuning`; what is `None` stays."""
+        changes = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, tuning=dataclasses.replace(self.tuning, **changes))
+
     def data(self):
         """Training, validation and test data; the last for the final figure only."""
         return self.load()
