@@ -43,8 +43,8 @@ def fit(shared, epochs, x=X, y=Y, **settings):
     return float(shared.sharing.lost_share.value)
 
 
-@pytest.mark.slow
 # Warnings are errors here.
+@pytest.mark.slow
 def test_a_good_training_warns_of_nothing(pretrained):
     shared = pretrained()
     assert fit(shared, 12) < 0.1

@@ -306,8 +306,8 @@ def test_resume_after_a_kill_equals_the_uninterrupted_run(data, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 # One step an epoch, or many.
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "epochs", "killed"), [(64, 60, 25), (2, 3, 1)])
 def test_resume_measures_and_merges_as_the_uninterrupted_run(
     batch_size, epochs, killed, data, tmp_path

@@ -46,8 +46,7 @@ def _find_ends(
     error_at: Callable[[float], float], start: float, bound: float
 ) -> tuple[float, float] | None:
     """Two widths with the solution between them; `None` where it is found, or not there."""
-    width, error, step = start, error_at(start), 0.0
-    slope = _USUAL_SLOPE
+    width, error, slope = start, error_at(start), _USUAL_SLOPE
     for _ in range(_STEPS):
         if error == 0:
             return None
