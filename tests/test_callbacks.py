@@ -223,6 +223,33 @@ def test_plain_model_is_turned_down(data):
         model.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge()])
 
 
+def test_a_class_is_no_callback(shared, data):
+    with pytest.raises(TypeError, match=r"write callbacks=\[AnnealAndMerge\(\)\]"):
+        shared.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge])
+
+
+# The weights never reach their clusters, of which the end of fit and strip warn.
+HALF = schedules.linear(0.0, 0.5)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_warnings_point_at_the_line_of_the_user(library, data):
+    layers = library.layers
+    model = library.Sequential([layers.Input((10,)), layers.Dense(8), layers.Dense(3)])
+    shared = sws.apply_soft_weight_sharing(model)
+    shared.compile("sgd", "mse")
+    for use in (
+        lambda: shared.fit(*data, epochs=2, verbose=0),  # Without a callback.
+        lambda: shared.fit(*data, epochs=2, verbose=0, callbacks=sws.AnnealAndMerge(snap=HALF)),
+        lambda: sws.strip_soft_weight_sharing(shared),
+    ):
+        with pytest.warns(sws.SoftWeightSharingWarning) as caught:
+            use()
+        ours = [w for w in caught if w.category is sws.SoftWeightSharingWarning]
+        first = use.__code__.co_firstlineno
+        assert {(w.filename, w.lineno) for w in ours} == {(__file__, first)}
+
+
 @pytest.mark.parametrize(
     "arguments", [{"merge_threshold": -1}, {"merge_start": 2.0}, {"rule_end": -0.1}]
 )

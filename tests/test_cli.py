@@ -306,8 +306,15 @@ def test_json_has_warnings_and_errors(with_norm, capsys):
     assert "['norm']" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert main([*arguments, "--format", "int8"]) == 1
     result = json.loads(capsys.readouterr().out)
-    assert "needs representative_data" in result["error"]
+    assert "--format int8 needs --representative-data FILE.npz" in result["error"]
     assert result["warnings"] == []
+
+
+def test_a_dense_model_is_compressed_with_a_warning(tmp_path, capsys):
+    dense = tmp_path / "dense.keras"
+    keras.Sequential([keras.Input((12,)), layers.Dense(16)]).save(dense)
+    assert main(["compress", str(dense), str(dense.with_suffix(".sws"))]) == 0
+    assert "No kernel in dense.keras is clustered" in error_line(capsys)
 
 
 def test_warnings_of_others_are_not_shown(source, tmp_path, monkeypatch, capsys):
@@ -331,7 +338,9 @@ def test_export_checks_the_sample(source, capsys):
     sample, target = source.with_name("sample.npz"), source.with_suffix(".tflite")
     np.savez(sample, np.full((2, 12), np.nan, "float32"))
     assert main(["export", str(source), str(target), "--sample", str(sample)]) == 1
-    assert "itself computes nothing but NaN" in error_line(capsys)
+    line = error_line(capsys)
+    assert "itself computes nothing but NaN" in line
+    assert "Pass typical inputs: --sample FILE.npz" in line
     assert not target.exists()
 
 
@@ -339,7 +348,7 @@ def test_export_says_how_far_outputs_are_and_takes_a_tolerance(source, capsys):
     target = source.with_suffix(".tflite")
     arguments = ["export", str(source), str(target), "--format", "float16"]
     assert main([*arguments, "--tolerance", "1e-9"]) == 1
-    assert "allow more with tolerance=" in error_line(capsys)
+    assert "allow more with --tolerance X" in error_line(capsys)
     assert not target.exists()
     assert main([*arguments, "--tolerance", "inf"]) == 0
     assert "% of the classes the same" in capsys.readouterr().out

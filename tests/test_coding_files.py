@@ -243,7 +243,7 @@ def test_report_fits_the_terminal(width, small):
     text = captured.get()
     assert max(map(len, text.splitlines())) <= width
     assert ("entropy" in text) == (width > 100)
-    for word in (small.layers[0].name, "coded", "ratio", "Han"):
+    for word in (small.layers[0].name, "coded", "ratio", "Huffman"):
         assert word in text
 
 

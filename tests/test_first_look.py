@@ -35,7 +35,7 @@ def remarks(model, **settings):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sws.apply_soft_weight_sharing(model, **settings)
-    return [str(w.message) for w in caught if w.category is UserWarning]
+    return [str(w.message) for w in caught if w.category is sws.SoftWeightSharingWarning]
 
 
 def test_a_clustered_model_is_told_once(library, rng):
@@ -50,7 +50,7 @@ def test_the_warning_is_on_the_line_of_the_user(rng):
     model = fill(network(keras), lambda shape: rng.choice(FEW, shape))
     with pytest.warns(UserWarning, match="clustered already") as caught:
         sws.apply_soft_weight_sharing(model)
-    places = [w.filename for w in caught if w.category is UserWarning]
+    places = [w.filename for w in caught if w.category is sws.SoftWeightSharingWarning]
     assert places == [__file__]
 
 
@@ -145,4 +145,4 @@ def wrap_and_train(model, kept):
     kept.append(shared)
     shared.sharing.steps.assign(100.0)
     model.layers[0].kernel.assign(model.layers[0].kernel * 1.5)
-    return [str(w.message) for w in caught if w.category is UserWarning]
+    return [str(w.message) for w in caught if w.category is sws.SoftWeightSharingWarning]

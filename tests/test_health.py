@@ -155,7 +155,7 @@ def test_a_training_that_has_diverged_is_told_so_and_no_more(pretrained):
     shared = pretrained()
     with pytest.warns(UserWarning, match="NaN") as caught:
         fit(shared, 2, x=np.full_like(X, np.nan))
-    messages = [str(w.message) for w in caught if w.category is UserWarning]
+    messages = [str(w.message) for w in caught if w.category is sws.SoftWeightSharingWarning]
     assert len(messages) == 1
     assert messages[0].startswith("The loss became NaN")
     variables = shared.optimizer.variables

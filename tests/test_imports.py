@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # rooms are rooms of their own.
 ORDER = (
     "_version",
+    "advice",
     "arguments",
     "gzip_size",
     "plain_text",

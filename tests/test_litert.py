@@ -27,6 +27,22 @@ def test_prediction_takes_any_number_of_examples(rng):
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_may_be_a_path_or_its_bytes(rng, tmp_path):
+    model, path = sequential(), tmp_path / "model.tflite"
+    x = rng.standard_normal((7, 10)).astype("float32")
+    sws.export(model, path)
+    for file in (str(path), path, memoryview(path.read_bytes())):
+        assert (
+            sws.predict_tflite(file, x).tobytes()
+            == sws.predict_tflite(path.read_bytes(), x).tobytes()
+        )
+        assert sws.verify_tflite(file, model, x).difference < 1e-5
+    with pytest.raises(FileNotFoundError, match=r"none\.tflite"):
+        sws.predict_tflite(tmp_path / "none.tflite", x)
+    with pytest.raises(TypeError, match="a path, or a file's bytes; received int 3"):
+        sws.verify_tflite(3, model, x)
+
+
 def test_recurrent_model_gets_a_batch_of_one(rng):
     family = FAMILIES["recurrent"]
     model = family.build()

@@ -1,6 +1,7 @@
 """Layers that keep a vocabulary, or assets of their own, through strip and files."""
 
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -93,10 +94,34 @@ def test_a_tflite_file_takes_integers_in_place_of_strings():
     )
     with pytest.raises(
         sws.ExportError, match=r"no operations on strings\. Make a model of the"
-    ):
+    ) as caught:
         sws.convert_to_tflite(model, sample=WORDS)
+    assert len(str(caught.value)) < 500
+    assert caught.value.__suppress_context__
     behind = keras.Sequential([keras.Input((2,), dtype="int64"), *model.layers[1:]])
     integers = model.layers[0](WORDS).numpy()
     tflite = sws.convert_to_tflite(behind, sample=integers)
     outputs = sws.predict_tflite(tflite, integers)
     np.testing.assert_allclose(outputs, model.predict(tf.constant(WORDS), verbose=0), atol=1e-6)
+
+
+def test_a_vocabulary_that_fills_most_of_a_stated_size_is_told():
+    words = [f"{a}{b}{c}" for a in "qxzvkw" for b in "aeiouy" for c in "bdfghl"]
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.TextVectorization(output_sequence_length=4, vocabulary=words)
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="string"),
+            layer,
+            keras.layers.Embedding(len(words) + 2, 8),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ],
+        name="net",
+    )
+    with pytest.raises(ValueError, match="vocabularies") as refusal:
+        sws.apply_soft_weight_sharing(model, target_size=100)
+    least = int(re.search(r"more than ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
+    with pytest.warns(sws.SoftWeightSharingWarning, match="does not share.* a vocabulary"):
+        sws.apply_soft_weight_sharing(model, target_size=1.1 * least)
+    sws.apply_soft_weight_sharing(model, target_size=2 * least)

@@ -18,6 +18,7 @@ except ModuleNotFoundError as _error:
 
 else:
     from tfmot_sws import visualization
+    from tfmot_sws.advice import SoftWeightSharingWarning
     from tfmot_sws.coding.errors import CompressedFileError
     from tfmot_sws.coding.model_file import load_compressed, save_compressed
     from tfmot_sws.coding.sizes import CodedSizes, coded_sizes
@@ -68,6 +69,7 @@ __all__ = [
     "SharingReport",
     "SoftWeightSharing",
     "SoftWeightSharingSummaries",
+    "SoftWeightSharingWarning",
     "Trial",
     "Verification",
     "WeightChoice",

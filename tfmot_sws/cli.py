@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import sys
 import warnings
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from tfmot_sws.advice import SoftWeightSharingWarning, warn
 from tfmot_sws.coding.errors import CompressedFileError
 from tfmot_sws.coding.keras_file import check_keras_file
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
@@ -23,6 +25,7 @@ from tfmot_sws.litert.export import export
 from tfmot_sws.litert.input_files import load_inputs
 from tfmot_sws.litert.report import tflite_report
 from tfmot_sws.litert.verification import Verification
+from tfmot_sws.models.codebook import get_codebooks
 from tfmot_sws.models.files import load_model_file
 from tfmot_sws.plain_text import cell, plain
 from tfmot_sws.report import compression_report
@@ -52,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         # Users cannot act on warnings of Keras and TensorFlow about their own code.
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"tfmot_sws")
+        warnings.simplefilter("always", SoftWeightSharingWarning)
         try:
             result = _run_command(arguments)
         except (KeyboardInterrupt, *_ERRORS) as exception:
             error = exception
-    messages = [str(warning.message) for warning in caught]
+    messages = [_with_options(str(warning.message)) for warning in caught]
     for message in messages:
         _print_line(f"warning: {message}")
     if error is not None:
@@ -78,7 +81,15 @@ def _run_command(arguments: argparse.Namespace) -> dict[str, Any]:
 def _text(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return str(error) or type(error).__name__
+    return _with_options(str(error)) or type(error).__name__
+
+
+def _with_options(text: str) -> str:
+    """Names options of the command line in place of arguments of Python."""
+    text = re.sub(r"\bweights='(\w+)'", r"--format \1", text)
+    text = re.sub(r"\b(representative_data|sample)=[^\s,.]*", r"--\1 FILE.npz", text)
+    text = text.replace("--representative_data", "--representative-data")
+    return re.sub(r"\btolerance=(?=\W)", "--tolerance X", text)
 
 
 def _print_line(text: str) -> None:
@@ -109,6 +120,12 @@ def _report_of(path: pathlib.Path, arguments: argparse.Namespace) -> Any:
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
     source, target = _paths(arguments)
     model = _load(source, arguments)
+    if not any(tensor.indices.ndim > 1 for tensor in get_codebooks(model).values()):
+        warn(
+            f"No kernel in {source.name} is clustered, so the file is about as large as the "
+            "weights under gzip. Train with apply_soft_weight_sharing first, strip, and "
+            "compress what was stripped."
+        )
     with _status(f"Compressing {source.name}", arguments):
         save_compressed(
             model,

@@ -288,7 +288,7 @@ def _table(report: CompressionReport, dropped: tuple[str, ...]) -> Table:
     table = Table(
         title="Compression report",
         caption=Text(
-            f"Bytes. Han: as Deep Compression, {report.compression_ratio:.1f}x. "
+            f"Bytes. Huffman: coded as in Deep Compression, {report.compression_ratio:.1f}x. "
             f"Coded: the .sws file ({parts}). {report.advice}" + _warning(report)
         ),
         box=SIMPLE,
@@ -326,7 +326,7 @@ def _total_cells(report: CompressionReport) -> dict[str, str]:
         "dense": f"{report.dense_bytes:,}",
         "gzip": f"{report.gzip_bytes:,}",
         "entropy": f"{report.entropy_bytes:,.0f}",
-        "Han": f"{report.han_bytes:,.0f}",
+        "Huffman": f"{report.han_bytes:,.0f}",
         "coded": f"{report.coded_bytes:,}",
         "ratio": f"{report.coded_ratio:.1f}x",
     }
@@ -342,7 +342,7 @@ def _cells(t: TensorReport) -> dict[str, str | Text]:
         "dense": f"{t.dense_bytes:,}",
         "gzip": f"{t.gzip_bytes:,}",
         "entropy": f"{t.entropy_bytes:,.0f}",
-        "Han": f"{t.han_bytes:,.0f}",
+        "Huffman": f"{t.han_bytes:,.0f}",
         "coded": f"{t.coded_bytes:,}",
         "ratio": f"{t.dense_bytes / max(t.coded_bytes, 1):.1f}x",
     }

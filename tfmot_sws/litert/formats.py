@@ -7,7 +7,6 @@ a record.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.advice import warn
 from tfmot_sws.arguments import check_kind
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import (
@@ -138,10 +138,8 @@ def _num_nonzero(tflite: bytes) -> int:
 
 
 def _warn_dense(model: keras.Model, why: str) -> None:
-    warnings.warn(
+    warn(
         f"The float32 file of '{model.name}' is returned, not a sparse one: {why}.",
-        UserWarning,
-        stacklevel=5,
     )
 
 
@@ -204,11 +202,9 @@ def _as_integers(
 
     small = store_as_integers(exact, choose, storage)
     if off_grid:
-        warnings.warn(
+        warn(
             f"Tensors {off_grid} do not lie on an int8 grid, because the model or the "
             "converter computes them from its kernels. They stay float32.",
-            UserWarning,
-            stacklevel=5,
         )
     _check_equal(small, exact, job)
     return small
@@ -256,11 +252,9 @@ def _int8(job: Job) -> bytes:
     floats = [t for t in stored_tensors(tflite) if t.dtype == "float32" and len(t.shape) > 1]
     if floats:
         listed = ", ".join(f"{t.name} {t.shape}" for t in floats)
-        warnings.warn(
+        warn(
             f"The int8 file of '{job.model.name}' keeps {len(floats)} tensors in float32, "
             f"whose operations LiteRT cannot quantize (as Conv3D): {listed}.",
-            UserWarning,
-            stacklevel=4,
         )
     return tflite
 

@@ -7,11 +7,18 @@ all of it. Here each reference that is followed and each byte that is read is co
 
 from __future__ import annotations
 
+import os
+import pathlib
 import types
 from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
+
+from tfmot_sws.arguments import check_kind
+
+# A file as it is given: a path, or the content itself.
+TfliteFile = bytes | str | os.PathLike[str]
 
 # A tensor takes at least so many bytes in a file that refers to each once.
 _BYTES_PER_TABLE: Final = 16
@@ -49,15 +56,23 @@ class _Budget:
             )
 
 
-def check_tflite(tflite: Any) -> None:
-    """Raises an error if this is not the content of a .tflite file."""
-    if not isinstance(tflite, bytes | bytearray | memoryview):
-        raise TypeError(
-            "Expected the bytes of a .tflite file; received "
-            f"{type(tflite).__name__} {str(tflite)[:60]!r}."
-        )
+def tflite_bytes(tflite: TfliteFile) -> bytes:
+    """The content of a .tflite file.
+
+    Args:
+        tflite: the content itself, or a path.
+
+    Raises:
+        OSError: the path cannot be read.
+        TypeError: neither of the two.
+        ValueError: the content is not that of a .tflite file.
+    """
+    if isinstance(tflite, str | os.PathLike):
+        tflite = pathlib.Path(os.fsdecode(tflite)).read_bytes()
+    check_kind("tflite", tflite, (bytes, bytearray, memoryview), "a path, or a file's bytes")
     if bytes(tflite[4:8]) != b"TFL3":
         raise ValueError(f"Not a .tflite file: it begins with {bytes(tflite[:8])!r}.")
+    return bytes(tflite)
 
 
 def read_weights(tflite: bytes) -> Any:
@@ -71,7 +86,7 @@ def read_weights(tflite: bytes) -> Any:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    check_tflite(tflite)
+    tflite = tflite_bytes(tflite)
     model, budget = schema.Model.GetRootAs(tflite, 0), _Budget(len(tflite))
     graphs = [model.Subgraphs(i) for i in budget.tables(model.SubgraphsLength())]
     buffers = [model.Buffers(i) for i in budget.tables(model.BuffersLength())]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tfmot_sws.arguments import check_integer
 from tfmot_sws.litert.converter import as_taken, input_structure
-from tfmot_sws.litert.frugal_file import check_tflite
+from tfmot_sws.litert.frugal_file import TfliteFile, tflite_bytes
 from tfmot_sws.litert.model_inputs import cast_input, make_up
 from tfmot_sws.models.examples import check_examples
 
@@ -21,12 +21,12 @@ _SIZES = (64, 256, 8, 1)
 
 
 def predict_tflite(
-    tflite: bytes, inputs: Any, batch_size: int = 256
+    tflite: TfliteFile, inputs: Any, batch_size: int = 256
 ) -> NDArray | list[NDArray]:
     """Runs a .tflite file in the LiteRT interpreter, with its default settings.
 
     Args:
-        tflite: the bytes of a .tflite file.
+        tflite: a .tflite file, as a path or as its bytes.
         inputs: an array, alone or in a list; for a file with several inputs a dict of arrays
             by the names of the inputs, because a file does not keep their order. Examples lie
             along the first axis.
@@ -37,7 +37,8 @@ def predict_tflite(
         the Keras model's flattened outputs.
 
     Raises:
-        ValueError: the inputs do not fit those of the file.
+        OSError: the path cannot be read.
+        ValueError: `tflite` is no .tflite file, or the inputs do not fit those of the file.
 
     Example:
         >>> from tfmot_sws.litert.export import convert_to_tflite
@@ -49,7 +50,7 @@ def predict_tflite(
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def run_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
+def run_tflite(tflite: TfliteFile, inputs: Any, batch_size: int = 256) -> list[NDArray]:
     """As `predict_tflite`, but gives a list of a single output, too."""
     check_integer("batch_size", batch_size, 1)
     check_examples("inputs", inputs)
@@ -165,7 +166,7 @@ def output_order(outputs: dict[str, Any]) -> list[str]:
     )
 
 
-def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
+def _open(tflite: TfliteFile) -> tuple[Any, Any, list[str], int | None]:
     """Opens a file.
 
     Returns:
@@ -174,8 +175,7 @@ def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    check_tflite(tflite)
-    interpreter = Interpreter(model_content=tflite)
+    interpreter = Interpreter(model_content=tflite_bytes(tflite))
     runner = interpreter.get_signature_runner()
     details = runner.get_input_details()
     first = next(iter(details.values()))["shape_signature"]

@@ -15,11 +15,11 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import warnings
 from typing import Any, Final
 
 import keras
 
+from tfmot_sws.advice import warn
 from tfmot_sws.litert.converter import ExportError
 from tfmot_sws.litert.formats import Job
 from tfmot_sws.litert.input_files import save_inputs
@@ -64,7 +64,7 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
         options = [f"--format={weights}", "--tolerance=inf"]
         result = _run_export(*files, str(target), *options, *imports)
         for message in result.get("warnings", ()):
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warn(message)
         if "error" in result:
             raise ExportError(
                 "LiteRT's converter needs Keras on TensorFlow, but another process with "

@@ -17,6 +17,7 @@ from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert import tflm
 from tfmot_sws.litert.converter import ExportError, as_taken
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
+from tfmot_sws.litert.frugal_file import TfliteFile, tflite_bytes
 from tfmot_sws.litert.interpreter import by_input_name, make_up_inputs, run_tflite
 from tfmot_sws.litert.report import TfliteReport
 from tfmot_sws.models.examples import check_examples
@@ -82,15 +83,15 @@ class Verification:
         return as_html(self.table())
 
 
-def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verification:
+def verify_tflite(tflite: TfliteFile, model: keras.Model, data: Any = None) -> Verification:
     """Runs a .tflite file and its Keras model on the same inputs, and reads the file.
 
     Call it with real data to measure how much accuracy a format costs. `export` makes the
     same comparison before it writes.
 
     Args:
-        tflite: the bytes of a .tflite file. A file for TensorFlow Lite Micro runs in the
-            interpreter of `tflite-micro`.
+        tflite: a .tflite file, as a path or as its bytes. A file for TensorFlow Lite Micro
+            runs in the interpreter of `tflite-micro`.
         model: the model it was made from, or the model that it replaces.
         data: inputs as for `model.predict`: an array, or a list or dict of arrays. `None`
             takes a few random inputs, and zeros for integer inputs.
@@ -101,6 +102,7 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
 
     Raises:
         ExportError: the model's own outputs have no finite entry for these inputs.
+        OSError: the path cannot be read.
         ValueError: `tflite` is no .tflite file, or the inputs do not fit it.
 
     Example:
@@ -113,6 +115,7 @@ def verify_tflite(tflite: bytes, model: keras.Model, data: Any = None) -> Verifi
     check_model(model)
     if data is not None:
         check_examples("data", data, model)
+    tflite = tflite_bytes(tflite)
     tensors = stored_tensors(tflite)
     predict: Callable[[bytes, Any], list[NDArray]]
     predict = tflm.predict if tflm.is_tflm(tflite) else run_tflite

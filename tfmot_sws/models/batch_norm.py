@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.advice import warn
 from tfmot_sws.models.codebook import is_clustered
 from tfmot_sws.models.graph import edges, is_graph, rewire
 from tfmot_sws.models.libraries import check_model, library_of, view_of
@@ -117,14 +117,12 @@ def warn_of_lost_clusters(model: keras.Model, weights: str) -> None:
         if any(_is_clustered_kernel(variable) for variable in view_of(layer).weights)
     )
     if names:
-        warnings.warn(
+        warn(
             f"BatchNorm layers {names} directly follow clustered kernels. In a file of "
             f"format '{weights}' they are folded into these kernels, each channel is scaled "
             "by a factor of its own, and few equal values are left (zeros stay). Call "
             "fold_batch_norm(model) before apply_soft_weight_sharing; the formats 'int8' and "
             "'int8_codebook' keep the clusters even so.",
-            UserWarning,
-            stacklevel=3,
         )
 
 

@@ -8,7 +8,6 @@ by `BackupAndRestore` ends like an uninterrupted one.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmot_sws.advice import warn
 from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.entropy import entropy_bits
@@ -239,13 +239,12 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         by_width = [prior for prior in priors if prior.options.assignment_width]
         if all(np.any(ops.convert_to_numpy(prior.sensitivities) > 0) for prior in by_width):
             return
-        warnings.warn(
+        warn(
             "How sensitive the error is to each tensor cannot be measured during this fit: "
             "it is that of a model around a wrapped one or around single wrapped layers, or "
             "its data is of an unknown kind. All tensors then get the widest assignment, which "
             "may cost accuracy. Call tfmot_sws.measure_sensitivity(model, x, y) on a few "
             "batches before fit.",
-            stacklevel=2,
         )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -275,11 +274,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     def _warn_of_loop(self, first: int) -> None:
         ended = max(sharing.ended for sharing in self._sharings)
         if self._course.is_started_over(first, ended):
-            warnings.warn(
+            warn(
                 f"This fit starts at {self._course.number(first) / self._epochs():.0%} of a "
                 f"training, and the one before ended at {ended:.0%}: each starts the snap and "
                 f"the merging over. {IN_A_LOOP}",
-                stacklevel=2,
             )
 
     def accompany(self, callbacks: Iterable[Any]) -> None:
@@ -359,7 +357,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             now, by_chance = self._losses()
             sharing.lost_share.assign(share_of_lost(before, now, by_chance))
         for problem in find_problems(self.model, wrapped_parts(self.model)):
-            warnings.warn(problem, stacklevel=2)
+            warn(problem)
 
     def _step(self, batch: int) -> int:
         return self._epoch * (self._steps() or 1000) + batch
@@ -418,11 +416,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._is_lost = True
         self.model.stop_training = True
         self._kept.bring_back(self.model)
-        warnings.warn(
+        warn(
             f"The loss became NaN or infinite in epoch {epoch + 1}: training stops, and "
             "the state at the end of the last good epoch is back in place. Try a smaller "
             "learning rate.",
-            stacklevel=2,
         )
 
     def _fraction(self, batch: int) -> float:
@@ -521,6 +518,9 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
     """Callbacks for `fit` with those of a kind in front, and whether one was added.
 
     In front, so that what they write to the logs reaches every other callback.
+
+    Raises:
+        TypeError: one of them is a class.
     """
     if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
         present = any(isinstance(c, kind) for c in callbacks.callbacks)
@@ -530,6 +530,12 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
     listed = callbacks or []
     if not isinstance(listed, list | tuple):
         listed = [listed]
+    for callback in listed:
+        if isinstance(callback, type):
+            raise TypeError(
+                f"A callback must be an object; received the class {callback.__name__}: write "
+                f"callbacks=[{callback.__name__}()]."
+            )
     first = [c for c in listed if isinstance(c, kind)]
     rest = [c for c in listed if not isinstance(c, kind)]
     return (first or [kind()]) + rest, not first

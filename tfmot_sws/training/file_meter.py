@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.advice import warn
 from tfmot_sws.coding.sizes import sizes_as_storable
 from tfmot_sws.models.libraries import native, view_of
 from tfmot_sws.models.rebuild import float32_clone
@@ -18,6 +19,9 @@ from tfmot_sws.prior.survival import least_weights
 from tfmot_sws.training.size_target import MOST_BITS, FileSize, SizeTarget
 from tfmot_sws.training.strip import freeze_short_norms, put_values
 from tfmot_sws.training.unshared import Unshared
+
+# The share of a file that may go into what is not shared without a word.
+_MOST_OTHERS = 0.8
 
 
 class FileMeter:
@@ -110,7 +114,16 @@ def bits_to_spend(
             f"'{model.name}' takes {largest:,.0f} bytes at most: 8 bits a shared weight. Ask "
             f"for less than {_in_words(target, meter.dense_bytes, largest)}."
         )
-    return 8 * (wanted - smallest.others) / num_weights
+    bits = 8 * (wanted - smallest.others) / num_weights
+    if smallest.others > _MOST_OTHERS * wanted:
+        warn(
+            f"{target} asks for a file of {wanted:,.0f} bytes, and {smallest.others:,} of them "
+            f"go into what model '{model.name}' does not share: architecture, vocabularies, "
+            f"normalisation, frozen layers. That leaves {bits:.2f} bits to each shared weight, "
+            "and accuracy may suffer. Ask for a larger file; or make the rest smaller, such as "
+            "a vocabulary. If that is what you want, ignore this warning."
+        )
+    return bits
 
 
 def _in_words(target: SizeTarget, dense_bytes: int, num_bytes: float) -> str:

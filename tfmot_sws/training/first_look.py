@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.advice import warn
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.codebook import distinct_values
 from tfmot_sws.models.wrapped import NOT_TRAINABLE
@@ -44,7 +44,7 @@ def look_at(model: Any, wrapper: Any) -> None:
     remarks = [*trained, *_clustered(wrapper), *_mostly_frozen(wrapper)]
     _wrappers[model] = weakref.ref(wrapper), dense if trained else checksum
     for remark in remarks:
-        warnings.warn(remark, stacklevel=3)
+        warn(remark)
 
 
 def _checksum(wrapper: Any) -> int:

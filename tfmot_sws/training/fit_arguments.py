@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tfmot_sws.advice import warn
 from tfmot_sws.models.wrapped import check_unchanged
 from tfmot_sws.training.anneal import AnnealAndMerge, put_first
 from tfmot_sws.training.batches import draw_batches
@@ -58,10 +58,9 @@ def fit_arguments(
     vars(model)["batches"] = draw_batches(arguments)
     callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
     if added:
-        warnings.warn(
+        warn(
             "fit() was called without an AnnealAndMerge callback, so the default one "
             "was added. Pass callbacks=[tfmot_sws.AnnealAndMerge()] to silence this.",
-            stacklevel=3,
         )
     verbose = arguments.get("verbose", "auto")
     arguments["callbacks"] = with_progress_bar(callbacks, verbose, progress_bar)

@@ -22,6 +22,7 @@ from keras import ops
 from numpy.typing import NDArray
 from rich.console import Console
 
+from tfmot_sws.advice import warn
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import clone_with, finalize, float32_clone
@@ -306,12 +307,11 @@ class _Search:
             else min(trials, key=lambda trial: (math.isnan(trial.drop), trial.drop))
         )
         if not good:
-            warnings.warn(
+            warn(
                 f"None of {len(trials)} trainings kept {self.condition.metric} within "
                 f"{self.condition.max_drop:g} of the given model's; the nearest is "
                 f"{chosen.drop:.4g} worse, at {chosen.size:,} bytes, and is returned. Try more "
                 "epochs, a rate at which plain fit keeps the accuracy, or a larger max_drop.",
-                stacklevel=4,
             )
         result = SearchResult(
             model=self._load(chosen),

@@ -7,7 +7,6 @@ LiteRT.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tfmot_sws.advice import warn
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.libraries import library_of, native, view_of
 from tfmot_sws.models.normalization import batch_norms
@@ -87,7 +87,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             "fit(..., callbacks=[AnnealAndMerge()]) first."
         )
     for problem in find_problems(model, parts):
-        warnings.warn(problem, stacklevel=2)
+        warn(problem)
     strip_layers = library_of(model).strip_layers
     if not is_wrapped(model) and strip_layers:
         plain = copy_float32(strip_layers(model))
