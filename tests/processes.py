@@ -9,10 +9,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def output_of(code, environment):
+def output_of(code, environment, *arguments):
     """What the code prints; the test fails if the code does, with what it said of it."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         check=False,

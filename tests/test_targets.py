@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from processes import output_of
 
 import tfmot_sws as sws
 from tfmot_sws.training.file_meter import FileMeter
@@ -378,3 +379,58 @@ def test_the_meter_measures_what_is_saved(tmp_path):
     sizes = sws.coded_sizes(small)
     taken = sum(n for path, n in sizes.variables if "norm" not in path)
     assert size.shared == sizes.codebooks + taken
+
+
+ELSEWHERE = """
+import contextlib, sys
+import keras, numpy as np
+import tfmot_sws as sws
+
+scope = contextlib.nullcontext
+if sys.argv[1:] == ["mirrored"]:
+    import tensorflow as tf
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+if sys.argv[1:] == ["data_parallel"]:
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    assert keras.distribution.distribution().device_mesh.shape == (2,)
+
+generator = np.random.default_rng(0)
+x = generator.standard_normal((128, 32)).astype("float32")
+y = (x @ generator.standard_normal((32, 10))).astype("float32")
+keras.utils.set_random_seed(3)
+with scope():
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((32,)), layers.Dense(40, activation="relu"), layers.Dense(10)], name="net"
+    )
+    shared = sws.apply_soft_weight_sharing(model, target_size=600)
+    shared.compile(keras.optimizers.Adam(3e-3), "mse")
+shared.fit(x, y, epochs=10, batch_size=16, verbose=0, callbacks=[sws.AnnealAndMerge()])
+print(sws.coded_sizes(sws.strip_soft_weight_sharing(shared)).total)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "devices"),
+    [
+        ("jax", ""),
+        ("torch", ""),
+        ("tensorflow", "mirrored"),
+        pytest.param("jax", "data_parallel", marks=pytest.mark.distributed),
+    ],
+)
+def test_a_size_is_reached_on_every_backend_and_on_two_devices(backend, devices):
+    pytest.importorskip(backend)
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2" if devices else "",
+    }
+    printed = output_of(ELSEWHERE, environment, *filter(None, [devices]))
+    assert int(printed.splitlines()[-1]) == pytest.approx(600, rel=0.03)
