@@ -17,7 +17,7 @@ from processes import output_of
 
 import tfmot_sws as sws
 from tfmot_sws.training.file_meter import FileMeter
-from tfmot_sws.training.size_control import SizeControl
+from tfmot_sws.training.size_control import SizeControl, gain_taken_over
 from tfmot_sws.training.size_target import ControlState, FileSize, SizeTarget
 from tfmot_sws.training.strip import stripped_values
 from tfmot_sws.training.width_search import search_width
@@ -365,6 +365,18 @@ def test_the_best_trial_counts(measure, expected):
 def test_of_files_that_are_all_too_large_the_widest_counts():
     found = SizeControl._follow(of_sizes(lambda _: 0.4), ControlState(), 1000.0, 2.3)
     assert found.state.log_width == 2.3
+
+
+def test_tau_follows_the_widths():
+    assert gain_taken_over(0.5, 0.0, 0.3) == -gain_taken_over(-0.5, 0.0, 0.3) > 0
+    # A file that no width makes small enough takes more pull.
+    assert gain_taken_over(0.1, 0.5, 0.3) == gain_taken_over(0.5, 0.0, 0.3)
+    assert gain_taken_over(0.1, 0.01, 0.3) == gain_taken_over(0.1, 0.0, 0.3)
+
+
+def test_tau_does_not_fall_while_the_file_is_large_by_plan():
+    assert gain_taken_over(-0.5, 0.0, 0.1) == 0
+    assert gain_taken_over(0.5, 0.0, 0.1) > 0
 
 
 def test_the_meter_measures_what_is_saved(tmp_path):

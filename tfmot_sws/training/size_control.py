@@ -31,6 +31,8 @@ _START, _END = 0.05, 0.6
 # The share of the factor on the widths that tau takes over at one update. Widths go as the
 # root of tau.
 _TAKEN_OVER = 0.1
+# The training fraction before which tau does not fall.
+_MAY_WEAKEN = 0.2
 _LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
 # The largest factor on the widths while tau can still follow, and the error above which the
 # fast loop has failed.
@@ -89,11 +91,9 @@ class SizeControl:
         self._set(state)
         if is_due or self._has_moved(state):
             state, error = self._follow(self._measure(state), goal, widest)
-        # A gain must not run away while the size does not answer; but where no width makes
-        # the file small enough, it is the pull that must grow.
+        # A gain must not run away while the size does not answer.
         if not is_fixed and error > -_ANSWERED:
-            push = max(error, state.log_width) if error > _ANSWERED else state.log_width
-            gain = state.log_gain + 2.0 * _TAKEN_OVER * push
+            gain = state.log_gain + gain_taken_over(state.log_width, error, fraction)
             state = state._replace(log_gain=_within(gain, _LARGEST_GAIN))
         self._set(state)
 
@@ -199,6 +199,23 @@ def _is_better(one: _Followed, other: _Followed) -> bool:
     if min(one.error, other.error) > 0 and one.state.log_width > other.state.log_width:
         return True
     return abs(one.error) < abs(other.error) - _NEAR
+
+
+def gain_taken_over(log_width: float, error: float, fraction: float) -> float:
+    """What an update adds to the logarithm of the factor on tau.
+
+    Args:
+        log_width: logarithm of the factor on the widths, as the fast loop left it.
+        error: logarithm of the size over the planned one, as the fast loop left it.
+        fraction: of the training.
+    """
+    # Where no width makes the file small enough, it is the pull that must grow.
+    push = max(error, log_width) if error > _ANSWERED else log_width
+    # The file begins large by plan, and not because tau is too strong. A prior that is
+    # weakened then has to catch up late, when the learning rate has fallen.
+    if fraction < _MAY_WEAKEN:
+        push = max(push, 0.0)
+    return 2.0 * _TAKEN_OVER * push
 
 
 def _within(value: float, bound: float) -> float:
