@@ -31,8 +31,6 @@ _START, _END = 0.05, 0.6
 # The share of the factor on the widths that tau takes over at one update. Widths go as the
 # root of tau.
 _TAKEN_OVER = 0.1
-# The training fraction before which tau does not fall.
-_MAY_WEAKEN = 0.2
 _LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
 # The largest factor on the widths while tau can still follow, and the error above which the
 # fast loop has failed.
@@ -91,11 +89,18 @@ class SizeControl:
         self._set(state)
         if is_due or self._has_moved(state):
             state, error = self._follow(self._measure(state), goal, widest)
-        # A gain must not run away while the size does not answer.
-        if not is_fixed and error > -_ANSWERED:
-            gain = state.log_gain + gain_taken_over(state.log_width, error, fraction)
-            state = state._replace(log_gain=_within(gain, _LARGEST_GAIN))
-        self._set(state)
+            self._set(state)
+        if not is_fixed:
+            self._set(self._with_gain(state, error))
+
+    def _with_gain(self, state: ControlState, error: float) -> ControlState:
+        """With a factor on tau that has taken over a share of that on the widths."""
+        change = gain_taken_over(state.log_width, error)
+        # By plan the file is large at first: that does not say that tau is too strong. A
+        # prior that is weakened then has to catch up late, when the rate has fallen.
+        if self._estimate(state, -state.log_width) > self._goal(state):
+            change = max(change, 0.0)
+        return state._replace(log_gain=_within(state.log_gain + change, _LARGEST_GAIN))
 
     def finish(self) -> None:
         """Sets the widths by the measured size, not the estimate, for the last step."""
@@ -201,20 +206,19 @@ def _is_better(one: _Followed, other: _Followed) -> bool:
     return abs(one.error) < abs(other.error) - _NEAR
 
 
-def gain_taken_over(log_width: float, error: float, fraction: float) -> float:
+def gain_taken_over(log_width: float, error: float) -> float:
     """What an update adds to the logarithm of the factor on tau.
 
     Args:
         log_width: logarithm of the factor on the widths, as the fast loop left it.
         error: logarithm of the size over the planned one, as the fast loop left it.
-        fraction: of the training.
     """
-    # Where no width makes the file small enough, it is the pull that must grow.
-    push = max(error, log_width) if error > _ANSWERED else log_width
-    # The file begins large by plan, and not because tau is too strong. A prior that is
-    # weakened then has to catch up late, when the learning rate has fallen.
-    if fraction < _MAY_WEAKEN:
-        push = max(push, 0.0)
+    push = log_width
+    # Where no width makes the file small or large enough, it is the pull that must change.
+    if error > _ANSWERED:
+        push = max(error, log_width)
+    elif error < -_ANSWERED:
+        push = min(error, log_width)
     return 2.0 * _TAKEN_OVER * push
 
 
