@@ -28,6 +28,8 @@ from tfmot_sws.training.width_search import search_width
 
 # The training fractions between which the planned size falls.
 _START, _END = 0.05, 0.6
+# The fraction up to which the planned size says little about tau.
+_ROOMY = 0.2
 # The share of the factor on the widths that tau takes over at one update. Widths go as the
 # root of tau.
 _TAKEN_OVER = 0.1
@@ -97,8 +99,10 @@ class SizeControl:
         """With a factor on tau that has taken over a share of that on the widths."""
         change = gain_taken_over(state.log_width, error)
         # By plan the file is large at first: that does not say that tau is too strong. A
-        # prior that is weakened then has to catch up late, when the rate has fallen.
-        if self._estimate(state, -state.log_width) > self._goal(state):
+        # prior that is weakened then has to catch up late, when the rate has fallen. Nor does
+        # a file that is smaller than planned, as long as it is larger than asked for.
+        is_by_plan = state.fraction < _ROOMY or error < -_ANSWERED
+        if is_by_plan and self._estimate(state, -state.log_width) > self._goal(state):
             change = max(change, 0.0)
         return state._replace(log_gain=_within(state.log_gain + change, _LARGEST_GAIN))
 
