@@ -280,7 +280,9 @@ def export(model, weights, path, splits):
         "gzip": found.gzip_bytes,
         "difference": found.difference,
         "relative error": found.relative_error,
-        "remarks": [one_line(w.message) for w in caught if w.category is UserWarning],
+        "remarks": [
+            one_line(w.message) for w in caught if w.category is sws.SoftWeightSharingWarning
+        ],
     }
 
 

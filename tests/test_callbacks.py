@@ -224,7 +224,7 @@ def test_plain_model_is_turned_down(data):
 
 
 def test_a_class_is_no_callback(shared, data):
-    with pytest.raises(TypeError, match=r"write callbacks=\[AnnealAndMerge\(\)\]"):
+    with pytest.raises(TypeError, match=r"write AnnealAndMerge\(\.\.\.\) in its place"):
         shared.fit(*data, verbose=0, callbacks=[sws.AnnealAndMerge])
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import tfmot_sws as sws
 import tfmot_sws_cli
+from tfmot_sws.cli import _with_options
 from tfmot_sws.comparison import Comparison, Row
 from tfmot_sws.litert.export import FORMATS
 from tfmot_sws_cli import main, parser
@@ -306,8 +307,25 @@ def test_json_has_warnings_and_errors(with_norm, capsys):
     assert "['norm']" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert main([*arguments, "--format", "int8"]) == 1
     result = json.loads(capsys.readouterr().out)
-    assert "--format int8 needs --representative-data FILE.npz" in result["error"]
+    assert "weights='int8' needs representative_data=" in result["error"]
     assert result["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "weights='int8' needs representative_data=, typical",
+            "--format int8 needs --representative-data FILE.npz, typical",
+        ),
+        ("pass more representative_data, or", "pass more --representative-data, or"),
+        ("Pass inputs: sample=x_test[:64].", "Pass inputs: --sample FILE.npz."),
+        ("allow more with tolerance=.", "allow more with --tolerance X."),
+        ("no such file: '/data/sample=3/m.sws'", "no such file: '/data/sample=3/m.sws'"),
+    ],
+)
+def test_messages_on_the_terminal_name_options(text, expected):
+    assert _with_options(text) == expected
 
 
 def test_a_dense_model_is_compressed_with_a_warning(tmp_path, capsys):

@@ -375,6 +375,25 @@ def test_tau_follows_the_widths():
     assert gain_taken_over(0.1, 0.01) == gain_taken_over(0.1, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "own", "log_width", "error", "sign"),
+    [
+        (0.1, 1.1, -0.5, 0.0, 0),  # Large by plan, and larger than asked for.
+        (0.1, 0.9, -0.5, 0.0, -1),
+        (0.1, 1.1, 0.5, 0.0, 1),
+        (0.4, 1.1, -0.5, 0.0, -1),
+        (0.4, 1.1, -0.5, -0.3, 0),  # Smaller than planned, and not than asked for.
+        (0.4, 0.9, -0.5, -0.3, -1),
+    ],
+)
+def test_tau_does_not_fall_because_a_file_is_smaller_than_planned(
+    fraction, own, log_width, error, sign
+):
+    control = types.SimpleNamespace(_own_size=lambda _: own, _goal=lambda _: 1.0)
+    state = ControlState(fraction=fraction, log_width=log_width, log_gain=0.3)
+    assert np.sign(SizeControl._with_gain(control, state, error).log_gain - 0.3) == sign
+
+
 def test_the_meter_measures_what_is_saved(tmp_path):
     shared = sws.apply_soft_weight_sharing(network())
     shared.snap.assign(1.0)

@@ -96,8 +96,9 @@ def test_a_tflite_file_takes_integers_in_place_of_strings():
         sws.ExportError, match=r"no operations on strings\. Make a model of the"
     ) as caught:
         sws.convert_to_tflite(model, sample=WORDS)
-    assert len(str(caught.value)) < 500
-    assert caught.value.__suppress_context__
+    assert len(str(caught.value)) < 800
+    # Python would show the converter's words, too.
+    assert caught.value.__cause__ is None
     behind = keras.Sequential([keras.Input((2,), dtype="int64"), *model.layers[1:]])
     integers = model.layers[0](WORDS).numpy()
     tflite = sws.convert_to_tflite(behind, sample=integers)
@@ -124,4 +125,6 @@ def test_a_vocabulary_that_fills_most_of_a_stated_size_is_told():
     least = int(re.search(r"more than ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
     with pytest.warns(sws.SoftWeightSharingWarning, match="does not share.* a vocabulary"):
         sws.apply_soft_weight_sharing(model, target_size=1.1 * least)
+    # Neither with room for the weights, nor where the vocabulary does not count.
     sws.apply_soft_weight_sharing(model, target_size=2 * least)
+    sws.apply_soft_weight_sharing(model, target_bits=0.8)

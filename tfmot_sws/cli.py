@@ -60,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
             result = _run_command(arguments)
         except (KeyboardInterrupt, *_ERRORS) as exception:
             error = exception
-    messages = [_with_options(str(warning.message)) for warning in caught]
+    messages = [str(warning.message) for warning in caught]
     for message in messages:
-        _print_line(f"warning: {message}")
+        _print_line(f"warning: {_with_options(message)}")
     if error is not None:
         result = {"error": _text(error)}
-        _print_line(result["error"])
+        _print_line(_with_options(result["error"]))
     if arguments.json:
         print(json.dumps({**result, "warnings": messages}, indent=2))  # noqa: T201
     return 0 if error is None else 1
@@ -81,15 +81,18 @@ def _run_command(arguments: argparse.Namespace) -> dict[str, Any]:
 def _text(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return _with_options(str(error)) or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _with_options(text: str) -> str:
-    """Names options of the command line in place of arguments of Python."""
-    text = re.sub(r"\bweights='(\w+)'", r"--format \1", text)
-    text = re.sub(r"\b(representative_data|sample)=[^\s,.]*", r"--\1 FILE.npz", text)
-    text = text.replace("--representative_data", "--representative-data")
-    return re.sub(r"\btolerance=(?=\W)", "--tolerance X", text)
+    """Names options of the command line in place of arguments of Python.
+
+    JSON keeps Python's words: another process of this package reads them.
+    """
+    text = re.sub(r"(?<!\S)weights='(\w+)'", r"--format \1", text)
+    text = re.sub(r"(?<!\S)(representative_data|sample)=[^\s,.]*", r"--\1 FILE.npz", text)
+    text = re.sub(r"(?<!\S)(?:--)?representative_data\b", "--representative-data", text)
+    return re.sub(r"(?<!\S)tolerance=(?=\W)", "--tolerance X", text)
 
 
 def _print_line(text: str) -> None:

@@ -196,8 +196,12 @@ def _run(model: keras.Model, configure: Configure) -> bytes:
         except Exception as error:
             failure = error
     way_out = _way_out(str(failure))
-    # The converter names each operation of the model, in hundreds of lines.
-    words = way_out or f"It says: {failure}\n{''.join(printed)[-2000:]}"
+    # Of a model of strings the converter names each operation, in hundreds of lines.
+    words = (
+        f"{way_out} It says: {str(failure)[:200]} ..."
+        if way_out
+        else f"It says: {failure}\n{''.join(printed)[-2000:]}"
+    )
     raise ExportError(f"LiteRT's converter could not convert '{model.name}'. {words}") from (
         None if way_out else failure
     )
@@ -208,10 +212,11 @@ def _way_out(failure: str) -> str:
     if not any(operation in failure for operation in _STRING_OPERATIONS):
         return ""
     return (
-        "LiteRT has no operations on strings. Make a model of the layers behind "
-        "TextVectorization or StringLookup, such as keras.Sequential([keras.Input((LENGTH,), "
-        'dtype="int64"), *model.layers[1:]]), or layers[2:] of a Functional model, whose first '
-        "is its Input; export that, and look words up in the app."
+        "LiteRT has no look-up tables and no operations on strings. Make a model of the layers "
+        "behind TextVectorization or a lookup layer, such as "
+        'keras.Sequential([keras.Input((LENGTH,), dtype="int64"), *model.layers[1:]]), or '
+        "layers[2:] of a Functional model, whose first is its Input; export that, and look "
+        "words up in the app."
     )
 
 

@@ -89,9 +89,9 @@ def convert_to_tflite(
         ImportError: the format's package is not installed.
 
     Warns:
-        UserWarning: a BatchNorm follows clustered kernels, whose clusters the format loses
-            (call `fold_batch_norm` before sharing); or the format does not make some
-            tensors smaller.
+        SoftWeightSharingWarning: a BatchNorm follows clustered kernels, whose clusters the
+            format loses (call `fold_batch_norm` before sharing); or the format does not make
+            some tensors smaller.
 
     Example:
         >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(256)])

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tfmot_sws.litert.frugal_file import read_weights, tflite_bytes
+from tfmot_sws.litert.frugal_file import check_tflite, read_weights
 
 # Types of weights. Constants of other types are shapes, axes, and biases of integer files.
 _DTYPES: Final = {
@@ -80,7 +80,7 @@ def stored_tensors(tflite: bytes) -> tuple[TfliteTensor, ...]:
     Raises:
         ValueError: the data is no readable .tflite file, or one made to take long.
     """
-    tflite = tflite_bytes(tflite)
+    check_tflite(tflite)
     try:
         file = read_weights(tflite)
         return tuple(_count(file, *constant) for constant in constants(file))

@@ -18,7 +18,7 @@ import numpy as np
 from tfmot_sws.arguments import check_kind
 
 # A file as it is given: a path, or the content itself.
-TfliteFile = bytes | str | os.PathLike[str]
+TfliteFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 # A tensor takes at least so many bytes in a file that refers to each once.
 _BYTES_PER_TABLE: Final = 16
@@ -68,11 +68,16 @@ def tflite_bytes(tflite: TfliteFile) -> bytes:
         ValueError: the content is not that of a .tflite file.
     """
     if isinstance(tflite, str | os.PathLike):
-        tflite = pathlib.Path(os.fsdecode(tflite)).read_bytes()
+        tflite = pathlib.Path(tflite).read_bytes()
     check_kind("tflite", tflite, (bytes, bytearray, memoryview), "a path, or a file's bytes")
-    if bytes(tflite[4:8]) != b"TFL3":
-        raise ValueError(f"Not a .tflite file: it begins with {bytes(tflite[:8])!r}.")
+    check_tflite(bytes(tflite))
     return bytes(tflite)
+
+
+def check_tflite(tflite: bytes) -> None:
+    """Raises `ValueError` if this is not the content of a .tflite file."""
+    if tflite[4:8] != b"TFL3":
+        raise ValueError(f"Not a .tflite file: it begins with {tflite[:8]!r}.")
 
 
 def read_weights(tflite: bytes) -> Any:
@@ -86,7 +91,7 @@ def read_weights(tflite: bytes) -> Any:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    tflite = tflite_bytes(tflite)
+    check_tflite(tflite)
     model, budget = schema.Model.GetRootAs(tflite, 0), _Budget(len(tflite))
     graphs = [model.Subgraphs(i) for i in budget.tables(model.SubgraphsLength())]
     buffers = [model.Buffers(i) for i in budget.tables(model.BuffersLength())]

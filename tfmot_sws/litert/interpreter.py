@@ -46,11 +46,11 @@ def predict_tflite(
         >>> predict_tflite(convert_to_tflite(model), np.zeros((2, 4))).shape
         (2, 3)
     """
-    outputs = run_tflite(tflite, inputs, batch_size)
+    outputs = run_tflite(tflite_bytes(tflite), inputs, batch_size)
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def run_tflite(tflite: TfliteFile, inputs: Any, batch_size: int = 256) -> list[NDArray]:
+def run_tflite(tflite: bytes, inputs: Any, batch_size: int = 256) -> list[NDArray]:
     """As `predict_tflite`, but gives a list of a single output, too."""
     check_integer("batch_size", batch_size, 1)
     check_examples("inputs", inputs)
@@ -166,7 +166,7 @@ def output_order(outputs: dict[str, Any]) -> list[str]:
     )
 
 
-def _open(tflite: TfliteFile) -> tuple[Any, Any, list[str], int | None]:
+def _open(tflite: bytes) -> tuple[Any, Any, list[str], int | None]:
     """Opens a file.
 
     Returns:
@@ -175,7 +175,7 @@ def _open(tflite: TfliteFile) -> tuple[Any, Any, list[str], int | None]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=tflite_bytes(tflite))
+    interpreter = Interpreter(model_content=tflite)
     runner = interpreter.get_signature_runner()
     details = runner.get_input_details()
     first = next(iter(details.values()))["shape_signature"]

@@ -47,7 +47,7 @@ def make_on_tensorflow(job: Job, weights: str) -> bytes:
         ExportError: the other process could not load or convert the model.
 
     Warns:
-        UserWarning: each warning of this package in the other process.
+        SoftWeightSharingWarning: each warning of this package in the other process.
     """
     modules = _modules(job.model)
     if _MAIN_SCRIPT in modules:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tfmot_sws.gzip_size import gzip_size
 from tfmot_sws.litert.file import TfliteTensor, stored_tensors
+from tfmot_sws.litert.frugal_file import TfliteFile, tflite_bytes
 from tfmot_sws.plain_text import cell
 
 
@@ -56,16 +57,18 @@ class TfliteReport:
         return table
 
 
-def tflite_report(tflite: bytes) -> TfliteReport:
+def tflite_report(tflite: TfliteFile) -> TfliteReport:
     """Lists the weight tensors of a .tflite file.
 
     Args:
-        tflite: the bytes of a .tflite file.
+        tflite: a .tflite file, as a path or as its bytes.
 
     Returns:
         The records; print them with `print()`, read them with `to_dict()`.
 
     Raises:
+        OSError: the path cannot be read.
         ValueError: the data is no readable .tflite file.
     """
+    tflite = tflite_bytes(tflite)
     return TfliteReport(stored_tensors(tflite), len(tflite), gzip_size(tflite))

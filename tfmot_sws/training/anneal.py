@@ -534,7 +534,7 @@ def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any
         if isinstance(callback, type):
             raise TypeError(
                 f"A callback must be an object; received the class {callback.__name__}: write "
-                f"callbacks=[{callback.__name__}()]."
+                f"{callback.__name__}(...) in its place."
             )
     first = [c for c in listed if isinstance(c, kind)]
     rest = [c for c in listed if not isinstance(c, kind)]

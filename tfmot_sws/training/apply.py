@@ -240,8 +240,9 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
             configuration, an argument is out of range, or no training can reach the target.
 
     Warns:
-        UserWarning: the weights are clustered already, or were trained under another wrapper,
-            as when a notebook's cell is run twice; or most of them are frozen.
+        SoftWeightSharingWarning: the weights are clustered already, or were trained under
+            another wrapper, as when a notebook's cell is run twice; most of them are frozen;
+            or little of the stated size is left for them.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])

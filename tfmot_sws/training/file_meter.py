@@ -22,6 +22,8 @@ from tfmot_sws.training.unshared import Unshared
 
 # The share of a file that may go into what is not shared without a word.
 _MOST_OTHERS = 0.8
+# So many bits are enough for a weight, whatever else the file holds.
+_ENOUGH_BITS = 1.0
 
 
 class FileMeter:
@@ -115,7 +117,8 @@ def bits_to_spend(
             f"for less than {_in_words(target, meter.dense_bytes, largest)}."
         )
     bits = 8 * (wanted - smallest.others) / num_weights
-    if smallest.others > _MOST_OTHERS * wanted:
+    is_crowded = smallest.others > _MOST_OTHERS * wanted and bits < _ENOUGH_BITS
+    if is_crowded and target.target_bits is None:
         warn(
             f"{target} asks for a file of {wanted:,.0f} bytes, and {smallest.others:,} of them "
             f"go into what model '{model.name}' does not share: architecture, vocabularies, "

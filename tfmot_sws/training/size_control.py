@@ -34,8 +34,8 @@ _ROOMY = 0.2
 # root of tau.
 _TAKEN_OVER = 0.1
 _LARGEST_GAIN, _LARGEST_WIDTH = math.log(1e4), math.log(30.0)
-# The largest factor on the widths while tau can still follow, and the error above which the
-# fast loop has failed.
+# The largest factor on the widths while tau can still follow, and the error, in size, beyond
+# which the fast loop has failed.
 _WIDEST, _ANSWERED = math.log(10.0), 0.05
 # The fast loop ends once the size is this near, as a logarithm. `finish` measures at most so
 # many files.
@@ -98,13 +98,17 @@ class SizeControl:
     def _with_gain(self, state: ControlState, error: float) -> ControlState:
         """With a factor on tau that has taken over a share of that on the widths."""
         change = gain_taken_over(state.log_width, error)
-        # By plan the file is large at first: that does not say that tau is too strong. A
-        # prior that is weakened then has to catch up late, when the rate has fallen. Nor does
-        # a file that is smaller than planned, as long as it is larger than asked for.
+        # A file that is smaller than planned does not say that tau is too strong: at first it
+        # is large by plan. A prior that is weakened then has to catch up late, when the rate
+        # has fallen.
         is_by_plan = state.fraction < _ROOMY or error < -_ANSWERED
-        if is_by_plan and self._estimate(state, -state.log_width) > self._goal(state):
-            change = max(change, 0.0)
+        if change < 0 and is_by_plan and self._own_size(state) > self._goal(state):
+            change = 0.0
         return state._replace(log_gain=_within(state.log_gain + change, _LARGEST_GAIN))
+
+    def _own_size(self, state: ControlState) -> float:
+        """Bytes of the file if the widths followed from tau alone."""
+        return self._estimate(state, -state.log_width)
 
     def finish(self) -> None:
         """Sets the widths by the measured size, not the estimate, for the last step."""

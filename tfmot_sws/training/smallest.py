@@ -22,7 +22,7 @@ from keras import ops
 from numpy.typing import NDArray
 from rich.console import Console
 
-from tfmot_sws.advice import warn
+from tfmot_sws.advice import SoftWeightSharingWarning, warn
 from tfmot_sws.coding.model_file import load_compressed, save_compressed
 from tfmot_sws.models.libraries import library_of, view_of
 from tfmot_sws.models.rebuild import clone_with, finalize, float32_clone
@@ -218,17 +218,23 @@ class _Search:
             + (f"the network of training {good.number}." if good else "the given model.")
         )
         start = time.perf_counter()
-        shared = apply_soft_weight_sharing(
-            self._copy(good), target_ratio=ratio, **self.settings
-        )
+        with warnings.catch_warnings():
+            # The search's own sizes are meant to become too small.
+            warnings.filterwarnings("ignore", "target_ratio=", SoftWeightSharingWarning)
+            shared = apply_soft_weight_sharing(
+                self._copy(good), target_ratio=ratio, **self.settings
+            )
         self._compile(shared)
         backup = self.folder / f"backup-{number:02d}"
-        self.data.fit(
-            shared,
-            epochs=self.epochs,
-            callbacks=[AnnealAndMerge(), *self._backups(backup), *self.callbacks()],
-            verbose=2 if self.verbose > 1 else 0,
-        )
+        with warnings.catch_warnings():
+            # What a training lost is told by its metric.
+            warnings.simplefilter("ignore", SoftWeightSharingWarning)
+            self.data.fit(
+                shared,
+                epochs=self.epochs,
+                callbacks=[AnnealAndMerge(), *self._backups(backup), *self.callbacks()],
+                verbose=2 if self.verbose > 1 else 0,
+            )
         shutil.rmtree(backup, ignore_errors=True)
         return self._judge(shared, number, ratio, good, time.perf_counter() - start)
 
@@ -238,8 +244,7 @@ class _Search:
         value = float(self.data.evaluate(shared)[self.condition.metric])
         drop = self.condition.drop(value)
         with warnings.catch_warnings():
-            # The end of `fit` has said what went wrong.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", SoftWeightSharingWarning)
             small = strip_soft_weight_sharing(shared)
         path = self.folder / f"training-{number:02d}.sws"
         save_compressed(small, path)
