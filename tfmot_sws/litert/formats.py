@@ -138,9 +138,7 @@ def _num_nonzero(tflite: bytes) -> int:
 
 
 def _warn_dense(model: keras.Model, why: str) -> None:
-    warn(
-        f"The float32 file of '{model.name}' is returned, not a sparse one: {why}.",
-    )
+    warn(f"The float32 file of '{model.name}' is returned, not a sparse one: {why}.")
 
 
 def _int8_codebook(job: Job) -> bytes:
