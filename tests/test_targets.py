@@ -132,7 +132,11 @@ def test_impossible_sizes_are_refused_with_the_limit(library):
         sws.apply_soft_weight_sharing(model, target_ratio=1000)
     with pytest.raises(ValueError, match=r"8 bits a shared weight\. Ask for less than"):
         sws.apply_soft_weight_sharing(model, target_ratio=1.5)
-    sws.apply_soft_weight_sharing(model, target_size=limit + 1)
+    # A size that is hardly larger is told, for a training may miss it.
+    for size in (limit + 1, 1.09 * limit):
+        with pytest.warns(sws.SoftWeightSharingWarning, match=f"can become takes {limit}"):
+            sws.apply_soft_weight_sharing(model, target_size=size)
+    sws.apply_soft_weight_sharing(model, target_size=1.11 * limit)
 
 
 def sparsest(model):

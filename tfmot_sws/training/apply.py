@@ -242,7 +242,7 @@ def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many
     Warns:
         SoftWeightSharingWarning: the weights are clustered already, or were trained under
             another wrapper, as when a notebook's cell is run twice; most of them are frozen;
-            or little of the stated size is left for them.
+            or the stated size is hardly above the smallest, or leaves them little.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])

@@ -24,6 +24,8 @@ from tfmot_sws.training.unshared import Unshared
 _MOST_OTHERS = 0.8
 # So many bits are enough for a weight, whatever else the file holds.
 _ENOUGH_BITS = 1.0
+# So near the smallest file, as a ratio, some trainings miss the size that was asked for.
+_NEAR_SMALLEST = 1.1
 
 
 class FileMeter:
@@ -96,6 +98,9 @@ def bits_to_spend(
     Raises:
         ValueError: what cannot be shared is larger already; or there are more bits to spend
             than indices take; or the model cannot be rebuilt from its configuration.
+
+    Warns:
+        SoftWeightSharingWarning: the size may be missed, or hardly a bit is left to a weight.
     """
     meter = FileMeter(model, shared, unshared)
     smallest = meter.measure_smallest()
@@ -117,16 +122,33 @@ def bits_to_spend(
             f"for less than {_in_words(target, meter.dense_bytes, largest)}."
         )
     bits = 8 * (wanted - smallest.others) / num_weights
-    is_crowded = smallest.others > _MOST_OTHERS * wanted and bits < _ENOUGH_BITS
-    if is_crowded and target.target_bits is None:
+    _warn_if_tight(target, model.name, wanted, smallest, bits)
+    return bits
+
+
+def _warn_if_tight(
+    target: SizeTarget, name: str, wanted: float, smallest: FileSize, bits: float
+) -> None:
+    """Warns of a size that may be missed, or that leaves hardly a bit to a weight."""
+    if wanted < _NEAR_SMALLEST * smallest.total:
+        warn(
+            f"{target} asks for a file of {wanted:,.0f} bytes, and the smallest that model "
+            f"'{name}' can become takes {smallest.total:,}. So near to it a training may "
+            "miss the size by more than 3 %, and nearly every weight becomes zero. Ask for a "
+            "larger file; or look at the size that was reached before you use it."
+        )
+    elif (
+        smallest.others > _MOST_OTHERS * wanted
+        and bits < _ENOUGH_BITS
+        and target.target_bits is None
+    ):
         warn(
             f"{target} asks for a file of {wanted:,.0f} bytes, and {smallest.others:,} of them "
-            f"go into what model '{model.name}' does not share: architecture, vocabularies, "
+            f"go into what model '{name}' does not share: architecture, vocabularies, "
             f"normalisation, frozen layers. That leaves {bits:.2f} bits to each shared weight, "
             "and accuracy may suffer. Ask for a larger file; or make the rest smaller, such as "
             "a vocabulary. If that is what you want, ignore this warning."
         )
-    return bits
 
 
 def _in_words(target: SizeTarget, dense_bytes: int, num_bytes: float) -> str:
