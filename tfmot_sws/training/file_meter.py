@@ -130,6 +130,8 @@ def _warn_if_tight(
     target: SizeTarget, name: str, wanted: float, smallest: FileSize, bits: float
 ) -> None:
     """Warns of a size that may be missed, or that leaves hardly a bit to a weight."""
+    if bits >= _ENOUGH_BITS:
+        return
     if wanted < _NEAR_SMALLEST * smallest.total:
         warn(
             f"{target} asks for a file of {wanted:,.0f} bytes, and the smallest that model "
@@ -137,11 +139,7 @@ def _warn_if_tight(
             "miss the size by more than 3 %, and nearly every weight becomes zero. Ask for a "
             "larger file; or look at the size that was reached before you use it."
         )
-    elif (
-        smallest.others > _MOST_OTHERS * wanted
-        and bits < _ENOUGH_BITS
-        and target.target_bits is None
-    ):
+    elif smallest.others > _MOST_OTHERS * wanted and target.target_bits is None:
         warn(
             f"{target} asks for a file of {wanted:,.0f} bytes, and {smallest.others:,} of them "
             f"go into what model '{name}' does not share: architecture, vocabularies, "
