@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tf_keras
 
-from tfmot_sws.training.anneal import RunsInTfKeras
+from tfmot_sws.training.callback_hooks import RunsInTfKeras
 from tfmot_sws.training.progress_bar import ShowsMainFigures
 
 _HOOKS = [

@@ -13,48 +13,31 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tfmot_sws.advice import warn
 from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
-from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.training.callback_hooks import RunsInTfKeras
 from tfmot_sws.training.course import IN_A_LOOP, Course
+from tfmot_sws.training.epoch_figures import epoch_figures
 from tfmot_sws.training.epoch_memories import EpochMemories
-from tfmot_sws.training.health import find_problems, share_of_lost
+from tfmot_sws.training.health import find_problems
 from tfmot_sws.training.kept_state import KeptState
+from tfmot_sws.training.measurements import Measurements
 from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
-from tfmot_sws.training.sensitivity import measure_losses, update_sensitivity
 from tfmot_sws.training.size_control import SizeControl
 
 # Schedules are read at most this often in a training, so that a step costs no more.
 _UPDATES = 200
-# Sensitivities are measured this often in a training, but at most once in so many steps.
-_MEASUREMENTS, _STEPS_BETWEEN = 100, 20
 # From so many steps on, training repairs what the full widths cost.
 _ENOUGH_STEPS = 1000
 # A training renews what it holds at least this often, however few steps it has.
 _RENEWALS = 100
 # The share of the training from one merging to the next.
 _MERGE_EVERY = 0.05
-# Batches of the first measurement: one says little.
-_FIRST_BATCHES = 4
 _SCHEDULES = ("complexity", "stddev", "assignment", "snap")
-
-
-class RunsInTfKeras:
-    """Answers the questions that `fit` of tf_keras has for a callback and Keras 3 has not."""
-
-    def _implements_train_batch_hooks(self) -> bool:
-        return True
-
-    def _implements_test_batch_hooks(self) -> bool:
-        return False
-
-    def _implements_predict_batch_hooks(self) -> bool:
-        return False
 
 
 class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
@@ -169,8 +152,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         # Batches of the present epoch at which schedules were last set, members counted and
         # losses renewed.
         self._applied = self._counted = self._renewed = 0
-        # Training steps at which sensitivities were last measured.
-        self._measured = 0
         # The twentieth of the training in which components last merged.
         self._merged = -1
         # The factor on tau as it is now, and as it was when losses were last renewed.
@@ -178,6 +159,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._kept = KeptState()
         self._memories = EpochMemories()
         self._control: SizeControl | None = None
+        # Of the present or the last call of `fit`.
+        self._measurements: Measurements
         # The last batch that began, and how many steps one call of the step takes.
         self._last_batch, self._stretch = 0, 1
         # Whether a loss that was not finite has ended the training.
@@ -192,7 +175,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
                 f"received {type(self.model).__name__}."
             )
         self._kept.clear()
-        self._is_lost, self._measured, self._merged = False, 0, -1
+        self._is_lost, self._merged = False, -1
         self._course.begin(self.params.get("epochs"))
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
@@ -200,8 +183,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._control = self._control_of_size()
         self._stretch = getattr(self.model, "steps_per_execution", 1)
         self._check_calls()
-        if not getattr(self.model, "batches", None):
-            self._check_sensitivities()
+        self._measurements = Measurements(self.model)
         for sharing in self._sharings:
             sharing.is_renewed = True
 
@@ -231,20 +213,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             f"{fraction:.0%} of the training, where the snap is still 0. Train for more epochs "
             "or steps; compile with a smaller steps_per_execution; for data of unknown length "
             f"pass steps_per_epoch= to fit. {IN_A_LOOP}"
-        )
-
-    def _check_sensitivities(self) -> None:
-        """Warns where widths will follow from nothing but the scale of the weights."""
-        priors = [group.prior for sharing in self._sharings for group in sharing.groups]
-        by_width = [prior for prior in priors if prior.options.assignment_width]
-        if all(np.any(ops.convert_to_numpy(prior.sensitivities) > 0) for prior in by_width):
-            return
-        warn(
-            "How sensitive the error is to each tensor cannot be measured during this fit: "
-            "it is that of a model around a wrapped one or around single wrapped layers, or "
-            "its data is of an unknown kind. All tensors then get the widest assignment, which "
-            "may cost accuracy. Call tfmot_sws.measure_sensitivity(model, x, y) on a few "
-            "batches before fit.",
         )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -290,8 +258,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _go_on_from(self, step: int) -> None:
         """Has a resumed training measure and merge when the interrupted one would have."""
-        if to_float(self._sharings[0].first_loss):
-            self._measured = max(step - 1, 0)
+        self._measurements.go_on_from(step)
         steps = max(self._steps(), 1)
         last_update = (steps - 1) // self._stride() * self._stride()
         fraction = (self._epoch - 1 + last_update / steps) / self._epochs()
@@ -305,7 +272,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._last_batch = batch
         if self._must_measure(batch):
             self._take_state_back()
-            self._measure_sensitivities(batch)
+            self._measurements.measure(self._step(batch))
         if batch - self._applied >= self._stride():
             self._take_state_back()
             self._apply(self._fraction(batch), batch)
@@ -326,38 +293,9 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         return is_last_epoch and 0 < self._steps() <= batch + self._stretch
 
     def _must_measure(self, batch: int) -> bool:
-        """Whether sensitivities are due; never before the first step, which builds."""
-        if self._fraction(batch) > self.rule_end or not getattr(self.model, "batches", None):
-            return False
-        step = self._step(batch)
-        total = (self._steps() or 1000) * self._epochs()
-        period = max(_STEPS_BETWEEN, round(total / _MEASUREMENTS))
-        return step >= 1 and (not self._measured or step // period > self._measured // period)
-
-    def _measure_sensitivities(self, batch: int) -> None:
-        batches, first = self.model.batches, not self._measured
-        self._measured = self._step(batch)
-        for i in range(_FIRST_BATCHES if first else 1):
-            update_sensitivity(self.model, *batches[(self._measured + i) % len(batches)])
-        if not to_float(self._sharings[0].first_loss):
-            self._sharings[0].first_loss.assign(self._losses()[0])
-
-    def _losses(self) -> tuple[float, float]:
-        """The error loss of some batches, and that to be had by chance, or NaN."""
-        batches = self.model.batches[:_FIRST_BATCHES]
-        losses = np.array([measure_losses(self.model, *batch) for batch in batches])
-        known = losses[~np.isnan(losses[:, 1]), 1]
-        return losses[:, 0].mean(), known.mean() if known.size else np.nan
-
-    def _judge(self) -> None:
-        """Compares the error loss with the pretrained network's, and warns."""
-        sharing = self._sharings[0]
-        before = to_float(sharing.first_loss)
-        if before and getattr(self.model, "batches", None):
-            now, by_chance = self._losses()
-            sharing.lost_share.assign(share_of_lost(before, now, by_chance))
-        for problem in find_problems(self.model, wrapped_parts(self.model)):
-            warn(problem)
+        steps = (self._steps() or 1000) * self._epochs()
+        is_over = self._fraction(batch) > self.rule_end
+        return not is_over and self._measurements.is_due(self._step(batch), steps)
 
     def _step(self, batch: int) -> int:
         return self._epoch * (self._steps() or 1000) + batch
@@ -385,7 +323,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         """Adds to the logs; keeps a good state, or brings the last one back."""
         logs = logs if logs is not None else {}
         if np.isfinite(logs.get("loss", 0.0)) and self._take_if_finite():
-            logs.update(self._measure(logs))
+            logs.update(epoch_figures(self._sharings, self._first_steps, logs))
+            logs.update(self._control.logs() if self._control else {})
             self._course.done = self._epoch + 1
             for sharing in self._sharings:
                 sharing.ended = self._course.fraction_done
@@ -411,6 +350,12 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             if self._course.total is None or self._course.fraction_done == 1.0:
                 self._judge()
         self._control = None
+
+    def _judge(self) -> None:
+        """Compares the error loss with the pretrained network's, and warns."""
+        self._measurements.compare()
+        for problem in find_problems(self.model, wrapped_parts(self.model)):
+            warn(problem)
 
     def _stop_and_restore(self, epoch: int) -> None:
         self._is_lost = True
@@ -493,52 +438,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         """Narrows widths where there are few steps to repair what they cost."""
         steps = self._steps() * self._epochs()
         return min(1.0, math.sqrt(steps / _ENOUGH_STEPS)) if steps else 1.0
-
-    def _measure(self, logs: dict[str, Any]) -> dict[str, float]:
-        complexity = sum(
-            to_float(sharing.complexity_sum) / max(to_float(sharing.steps) - first, 1.0)
-            for sharing, first in zip(self._sharings, self._first_steps, strict=True)
-        )
-        groups = [group for sharing in self._sharings for group in sharing.groups]
-        counts = [of_group for sharing in self._sharings for of_group in sharing.counts()]
-        total = sum(of_group.sum() for of_group in counts)
-        bits = sum(entropy_bits(of_group) * of_group.sum() for of_group in counts)
-        return {
-            "error_loss": float(logs.get("loss", 0.0)) - complexity,
-            "complexity_loss": complexity,
-            "num_components": sum(group.prior.alive_slots.size for group in groups),
-            "zeros": float(sum(of_group[0] for of_group in counts) / total),
-            "bits_per_weight": float(bits / total),
-            "snap": to_float(self._sharings[0].snap),
-            **(self._control.logs() if self._control else {}),
-        }
-
-
-def put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any, bool]:
-    """Callbacks for `fit` with those of a kind in front, and whether one was added.
-
-    In front, so that what they write to the logs reaches every other callback.
-
-    Raises:
-        TypeError: one of them is a class.
-    """
-    if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
-        present = any(isinstance(c, kind) for c in callbacks.callbacks)
-        if not present:
-            callbacks.append(kind())
-        return callbacks, not present
-    listed = callbacks or []
-    if not isinstance(listed, list | tuple):
-        listed = [listed]
-    for callback in listed:
-        if isinstance(callback, type):
-            raise TypeError(
-                f"A callback must be an object; received the class {callback.__name__}: write "
-                f"{callback.__name__}(...) in its place."
-            )
-    first = [c for c in listed if isinstance(c, kind)]
-    rest = [c for c in listed if not isinstance(c, kind)]
-    return (first or [kind()]) + rest, not first
 
 
 def _slot(fraction: float) -> int:

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from tfmot_sws.advice import warn
 from tfmot_sws.models.wrapped import check_unchanged
-from tfmot_sws.training.anneal import AnnealAndMerge, put_first
+from tfmot_sws.training.anneal import AnnealAndMerge
 from tfmot_sws.training.batches import draw_batches
 from tfmot_sws.training.progress_bar import ProgressBar, with_progress_bar
 from tfmot_sws.training.train_size import count_examples, count_steps
@@ -56,7 +58,7 @@ def fit_arguments(
     model.sharing.steps_per_epoch = steps
     # Past `__setattr__`, which would track the arrays.
     vars(model)["batches"] = draw_batches(arguments)
-    callbacks, added = put_first(arguments.get("callbacks"), AnnealAndMerge)
+    callbacks, added = _put_first(arguments.get("callbacks"), AnnealAndMerge)
     if added:
         warn(
             "fit() was called without an AnnealAndMerge callback, so the default one "
@@ -69,6 +71,33 @@ def fit_arguments(
         if isinstance(callback, AnnealAndMerge):
             callback.accompany(listed)
     return arguments
+
+
+def _put_first(callbacks: Any, kind: type[keras.callbacks.Callback]) -> tuple[Any, bool]:
+    """Callbacks for `fit` with those of a kind in front, and whether one was added.
+
+    In front, so that what they write to the logs reaches every other callback.
+
+    Raises:
+        TypeError: one of them is a class.
+    """
+    if hasattr(callbacks, "callbacks"):  # A CallbackList, of Keras 3 or of tf_keras.
+        present = any(isinstance(c, kind) for c in callbacks.callbacks)
+        if not present:
+            callbacks.append(kind())
+        return callbacks, not present
+    listed = callbacks or []
+    if not isinstance(listed, list | tuple):
+        listed = [listed]
+    for callback in listed:
+        if isinstance(callback, type):
+            raise TypeError(
+                f"A callback must be an object; received the class {callback.__name__}: write "
+                f"{callback.__name__}(...) in its place."
+            )
+    first = [c for c in listed if isinstance(c, kind)]
+    rest = [c for c in listed if not isinstance(c, kind)]
+    return (first or [kind()]) + rest, not first
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -13,7 +13,7 @@ import keras
 
 from tfmot_sws.coding.model_file import save_compressed
 from tfmot_sws.models.wrapped import check_not_around, wrapped_parts
-from tfmot_sws.training.anneal import RunsInTfKeras
+from tfmot_sws.training.callback_hooks import RunsInTfKeras
 from tfmot_sws.training.monitored import is_better_higher
 from tfmot_sws.training.strip import strip_soft_weight_sharing
 from tfmot_sws.whole_file import replacing
