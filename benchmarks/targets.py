@@ -28,7 +28,7 @@ TOLERANCE = 1.03
 
 
 def train(network, dense, seed, **settings):
-    """Bytes and error of a training from a pretrained model, and its final tau."""
+    """Bytes, errors, seconds and final tau of a training from a pretrained model."""
     shared = sws.apply_soft_weight_sharing(dense, **settings)
     start = time.perf_counter()
     network.compile(shared)
@@ -36,9 +36,12 @@ def train(network, dense, seed, **settings):
         # The table says how far a target was missed.
         warnings.simplefilter("ignore")
         network.fit(shared, seed=seed, callbacks=[sws.AnnealAndMerge()])
+        seconds = time.perf_counter() - start
+        before = network.metric(shared, "validation")
         small = sws.strip_soft_weight_sharing(shared)
     return {
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
+        "error before the strip": before,
         "bytes": common.count_sws_bytes(small),
         "error": network.metric(small, "validation"),
         "tau": to_float(shared.complexity_weight),
