@@ -1,6 +1,8 @@
 """LiteRT export: quiet, checked, and clear when it cannot be done."""
 
 import gzip
+import io
+import logging
 import sys
 
 import keras
@@ -18,6 +20,22 @@ def test_export_is_quiet(capfd):
     sws.convert_to_tflite(sequential())
     captured = capfd.readouterr()
     assert "Saved artifact" not in captured.out + captured.err
+
+
+def test_export_is_quiet_in_a_notebook():
+    # There TensorFlow logs what it does, to a stream of its own.
+    logger, stream = logging.getLogger("tensorflow"), io.StringIO()
+    handler, level = logging.StreamHandler(stream), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        sws.convert_to_tflite(sequential())
+        assert not stream.getvalue()
+        logger.info("back")
+        assert stream.getvalue() == "back\n"
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_prediction_takes_any_number_of_examples(rng):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -239,7 +240,11 @@ def quietly() -> Iterator[list[str]]:
         try:
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
-            with contextlib.redirect_stdout(held), contextlib.redirect_stderr(held):
+            with (
+                contextlib.redirect_stdout(held),
+                contextlib.redirect_stderr(held),
+                _logged_to(held),
+            ):
                 yield printed
         finally:
             for target, saved in zip((1, 2), kept, strict=True):
@@ -247,3 +252,17 @@ def quietly() -> Iterator[list[str]]:
                 os.close(saved)
             sink.seek(0)
             printed += [held.getvalue(), sink.read().decode(errors="replace")]
+
+
+@contextlib.contextmanager
+def _logged_to(stream: io.StringIO) -> Iterator[None]:
+    """Has TensorFlow log to a stream.
+
+    In a notebook it logs what it does, to the stdout that there was when it was imported.
+    """
+    logger = logging.getLogger("tensorflow")
+    handlers, logger.handlers = logger.handlers, [logging.StreamHandler(stream)]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
