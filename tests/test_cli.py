@@ -176,6 +176,9 @@ def test_import_registers_own_classes(tmp_path, monkeypatch, capsys):
     assert main(["report", "own.sws"]) == 1
     assert "OwnDense" in error_line(capsys)
     assert main(["report", "own.sws", "--import", "own_layers"]) == 0
+    (tmp_path / "broken.py").write_text("class Own(:\n")
+    assert main(["report", "own.sws", "--import", "broken"]) == 1
+    assert "--import broken failed: SyntaxError" in error_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_command(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, os.getcwd())
     for module in arguments.imports:
-        importlib.import_module(module)
+        _import(module)
     return _COMMANDS[arguments.command](arguments)
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        message = f"--import {module} failed: {type(error).__name__}: {error}"
+        raise ImportError(message) from error
 
 
 def _text(error: BaseException) -> str:
