@@ -139,6 +139,14 @@ def test_impossible_sizes_are_refused_with_the_limit(library):
     sws.apply_soft_weight_sharing(model, target_size=1.11 * limit)
 
 
+def test_frozen_layers_do_not_make_a_stated_size_near():
+    layers = [keras.layers.Dense(64, activation="relu") for _ in range(3)]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(2)])
+    model.layers[0].trainable = False
+    # The frozen kernel is nearly all of the file, and yet most of a bit is left to a weight.
+    sws.apply_soft_weight_sharing(model, target_bits=0.9)
+
+
 def sparsest(model):
     """A copy whose kernels have the root of their size in ones, and whose biases are zero."""
     copy = type(model).from_config(model.get_config())

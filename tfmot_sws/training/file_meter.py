@@ -26,6 +26,8 @@ _MOST_OTHERS = 0.8
 _ENOUGH_BITS = 1.0
 # So near the smallest file, as a ratio, some trainings miss the size that was asked for.
 _NEAR_SMALLEST = 1.1
+# So often what the weights take in the smallest file is still little for them.
+_LITTLE_ROOM = 2.0
 
 
 class FileMeter:
@@ -132,7 +134,8 @@ def _warn_if_tight(
     """Warns of a size that may be missed, or that leaves hardly a bit to a weight."""
     if bits >= _ENOUGH_BITS:
         return
-    if wanted < _NEAR_SMALLEST * smallest.total:
+    room = wanted - smallest.others
+    if wanted < _NEAR_SMALLEST * smallest.total and room < _LITTLE_ROOM * smallest.shared:
         warn(
             f"{target} asks for a file of {wanted:,.0f} bytes, and the smallest that model "
             f"'{name}' can become takes {smallest.total:,}. So near to it a training may "
