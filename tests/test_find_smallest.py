@@ -1,5 +1,6 @@
 """Searches: what is asked for next, what is given back, and what lies in the folder."""
 
+import functools
 import json
 import types
 
@@ -10,6 +11,7 @@ import tf_keras
 
 import tfmot_sws as sws
 from tfmot_sws.training.monitored import is_better_higher
+from tfmot_sws.training.search_data import condition_on
 from tfmot_sws.training.search_plan import next_ratio
 from tfmot_sws.training.search_result import Trial
 from tfmot_sws.training.search_state import SearchState
@@ -53,6 +55,7 @@ def trial(number, ratio, drop, met=None, start=0):
         ({16: 0.0, 32: 10.0}, 16 * 2**0.3),  # Not nearer to an end.
         ({16: 0.009, 17: 0.02}, None),
         ({16: float("nan")}, 8),
+        ({16: 0.0, 32: float("nan")}, 16 * 2**0.3),
     ],
 )
 def test_next_ratio(ratios, expected):
@@ -246,6 +249,8 @@ def test_bad_arguments_are_refused_before_any_training(change, message, data):
 def test_models_that_cannot_be_searched(data):
     with pytest.raises(TypeError, match="expects a built Keras model"):
         sws.find_smallest("model", *data, epochs=1)
+    with pytest.raises(TypeError, match=r"must be a function that makes.*; received list"):
+        sws.find_smallest(network(keras), *data, epochs=1, callbacks=[])
     with pytest.raises(TypeError, match="no argument exlude"):
         sws.find_smallest(network(keras), *data, epochs=1, exlude="head")
     model = network(keras, loss=lambda y, outputs: keras.ops.mean(y - outputs))
@@ -258,10 +263,68 @@ def test_models_that_cannot_be_searched(data):
         sws.find_smallest(sws.apply_soft_weight_sharing(model), *data, epochs=1)
 
 
-def test_the_front_and_the_points():
-    trials = tuple(
-        trial(i + 1, *pair) for i, pair in enumerate([(16, 0.0), (64, 0.03), (32, 0.04)])
+class StopsAtOnce(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+@MAY_MISS
+def test_a_training_that_was_stopped_is_judged_by_its_file(data):
+    result = sws.find_smallest(
+        network(keras),
+        *data,
+        epochs=10,
+        max_drop=100.0,
+        max_trainings=1,
+        callbacks=lambda: [StopsAtOnce()],
+        verbose=0,
     )
+    outputs = result.model.predict(data[1][0], verbose=0)
+    error = np.mean(np.abs(outputs - data[1][1]))
+    assert result.chosen.value == pytest.approx(error, rel=1e-4)
+
+
+@MAY_MISS
+def test_a_search_in_which_all_trainings_diverge_says_so(data):
+    model = network(keras)
+    model.compile(keras.optimizers.SGD(1e12), "mse", metrics=["mae"])
+    with pytest.warns(UserWarning, match="None of 1 trainings kept mae"):
+        result = sws.find_smallest(
+            model, *data, epochs=3, max_drop=-1.0, max_trainings=1, verbose=0
+        )
+    assert not result.met
+
+
+@MAY_MISS
+def test_a_folder_holds_one_search_only(data, tmp_path):
+    options = {"epochs": 1, "max_drop": 50.0, "max_trainings": 1, "folder": tmp_path}
+    model = network(keras)
+    settings = {"include": functools.partial(is_named, "first")}
+    first = sws.find_smallest(model, *data, verbose=0, **options, **settings)
+    settings = {"include": functools.partial(is_named, "first")}
+    again = sws.find_smallest(model, *data, verbose=0, **options, **settings)
+    assert again.trials == first.trials
+    model.compile(keras.optimizers.Adam(1e-4), "mse", metrics=["mae"])
+    with pytest.raises(ValueError, match="another search, with other optimizer, loss or metr"):
+        sws.find_smallest(model, *data, verbose=0, **options, **settings)
+    other = data[1][0], 2 * data[1][1]
+    with pytest.raises(ValueError, match="value of the metric"):
+        sws.find_smallest(network(keras), data[0], other, verbose=0, **options, **settings)
+
+
+def is_named(name, variable):
+    return name in variable.path
+
+
+def test_the_loss_of_one_output_is_not_the_metric():
+    losses = {"loss": 1.0, "a_loss": 0.3, "b_loss": 0.7}
+    assert condition_on(losses, None, "auto", 0.01).metric == "loss"
+    assert condition_on({**losses, "a_mae": 0.1}, None, "auto", 0.01).metric == "a_mae"
+
+
+def test_the_front_and_the_points():
+    pairs = [(16, 0.0), (64, 0.03), (32, 0.04), (128, float("nan"))]
+    trials = tuple(trial(i + 1, *pair) for i, pair in enumerate(pairs))
     result = sws.SearchResult(None, True, trials[0], trials, "accuracy", 0.9, 0.01)
     assert [t.number for t in result.front] == [2, 1]
     ax = sws.visualization.plot_tradeoff(result.points)
@@ -317,6 +380,25 @@ def test_the_front_drops_what_is_beaten(tmp_path):
     assert offer(4, 95, 0.88) == [1, 2]
     assert offer(5, 90, 0.91) == [5]
     assert offer(6, 80, 0.5) == [5, 6]
+
+
+def test_a_front_leaves_out_epochs_that_say_nothing(data, tmp_path):
+    shared = sws.apply_soft_weight_sharing(network(keras))
+    shared.compile(keras.optimizers.Adam(1e-2), "mse")
+    front = sws.ParetoFront(tmp_path)
+    shared.fit(
+        *data[0],
+        validation_data=data[1],
+        validation_freq=2,
+        epochs=10,
+        verbose=0,
+        callbacks=[sws.AnnealAndMerge(), front],
+    )
+    assert {record.epoch for record in front.records} <= {8, 10}
+    assert front.records
+    kept = list(front.records)
+    front.on_epoch_end(10, {"val_loss": float("nan")})
+    assert front.records == kept
 
 
 def test_a_front_needs_what_it_monitors(data, tmp_path):

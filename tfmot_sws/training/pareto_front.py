@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -71,6 +72,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         self.monitor = monitor
         self._sign = 1.0 if is_better_higher(monitor, mode) else -1.0
         self.records: list[FrontRecord] = []
+        # Whether an epoch's logs have held the figure.
+        self._is_known = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Makes the folder, or reads what an interrupted training has left there."""
@@ -88,16 +91,22 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves the network if no other beats it."""
         parts = wrapped_parts(self.model)
+        self._is_known |= self.monitor in (logs or {})
         if not all(part.sharing.is_settled for part in parts):
             return
         # In a loop of fits each counts from 0.
         number = parts[0].sharing.epoch + 1
         value = (logs or {}).get(self.monitor)
+        if value is None and self._is_known:
+            # An epoch without a validation, as of validation_freq=2.
+            return
         if value is None:
             raise ValueError(
                 f"ParetoFront monitors {self.monitor!r}, which the logs do not hold; they hold "
                 f"{sorted(logs or {})}. Pass validation_data= to fit, or another monitor=."
             )
+        if not math.isfinite(value):
+            return
         with warnings.catch_warnings():
             # The end of `fit` says what went wrong, once.
             warnings.simplefilter("ignore")

@@ -32,7 +32,8 @@ def condition_on(
 
     Args:
         baseline: loss and metrics of the given model on the validation data.
-        metric: one of them; `None` for the first metric, or the loss if there is none.
+        metric: one of them; `None` for the first metric that is no loss, or the loss if there
+            is none.
         mode: as of `is_better_higher`.
         max_drop: by how much it may be worse.
 
@@ -40,7 +41,8 @@ def condition_on(
         ValueError: the metric is unknown, or the given model's is not finite.
     """
     if metric is None:
-        metric = next((name for name in baseline if name != "loss"), "loss")
+        # Of several outputs each has a loss of its own, which says nothing of the others.
+        metric = next((name for name in baseline if not _is_loss(name)), "loss")
     if metric not in baseline:
         raise ValueError(
             f"metric={metric!r} is none of the compiled ones: {', '.join(baseline)}."
@@ -54,6 +56,10 @@ def condition_on(
     return Condition(metric, is_better_higher(metric, mode), value, max_drop)
 
 
+def _is_loss(name: str) -> bool:
+    return name == "loss" or name.endswith("_loss")
+
+
 class SearchData:
     """Training and validation data, as the user gave them."""
 
@@ -65,7 +71,7 @@ class SearchData:
                     "more than once. Pass arrays, a tf.data.Dataset or a keras.utils.PyDataset."
                 )
         self._train, self._validation = train, validation
-        self._options = {} if batch_size is None else {"batch_size": batch_size}
+        self.batch_size = batch_size
 
     def fit(self, model: Any, **kwargs: Any) -> None:
         """Trains a model."""
@@ -82,4 +88,5 @@ class SearchData:
         if not isinstance(data, tuple | list):
             return {"x": data}
         names = ("x", "y", "sample_weight")
-        return {**dict(zip(names, data, strict=False)), **self._options}
+        options = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return {**dict(zip(names, data, strict=False)), **options}

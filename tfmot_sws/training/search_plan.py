@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tfmot_sws.training.search_result import Trial
@@ -39,6 +40,8 @@ def next_ratio(trials: Sequence[Trial], max_drop: float, largest: float) -> floa
         return None
     # The drop grows about as the logarithm of the ratio in between.
     share = (max_drop - good.drop) / max(worst.drop - good.drop, 1e-12)
+    if math.isnan(share):
+        share = _NEAREST
     return low * (worst.ratio / low) ** min(max(share, _NEAREST), _FARTHEST)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from rich.box import SIMPLE
@@ -65,7 +66,8 @@ class SearchResult:
     @property
     def front(self) -> tuple[Trial, ...]:
         """The trainings that no other beats in both size and metric, the smallest first."""
-        ordered = sorted(self.trials, key=lambda trial: (trial.size, trial.drop))
+        known = [trial for trial in self.trials if not math.isnan(trial.drop)]
+        ordered = sorted(known, key=lambda trial: (trial.size, trial.drop))
         kept: list[Trial] = []
         for trial in ordered:
             if not kept or trial.drop < kept[-1].drop:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -37,6 +39,7 @@ from tfmot_sws.training.search_state import SearchState
 from tfmot_sws.training.strip import freeze_short_norms, strip_soft_weight_sharing
 from tfmot_sws.whole_file import replacing
 
+_ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 # How near to the size of what is not shared a file may be asked for.
 _ROOM = 1.1
 
@@ -74,7 +77,7 @@ def find_smallest(  # noqa: PLR0913 - of which a user sets two or three
         max_drop: by how much the metric may be worse than that of `model`, in its own units:
             0.01 is a point of accuracy. May be below 0.
         metric: name of a compiled metric, or "loss". `None`: the first metric, or the loss if
-            there is none.
+            there is none; the loss of a single output does not count.
         mode: "max" if a higher metric is better, "min" if a lower one is, "auto" to go by its
             name.
         batch_size: as for `fit`, where the data is arrays.
@@ -92,11 +95,17 @@ def find_smallest(  # noqa: PLR0913 - of which a user sets two or three
         warning says so, and the nearest is returned.
 
     Raises:
-        TypeError: `model` is no built Keras model, or an unknown setting is given.
+        TypeError: `model` is no built Keras model, `callbacks` is no function, or an unknown
+            setting is given.
         ValueError: it is not compiled or is wrapped already, an argument is out of range, the
             metric is unknown, or the folder holds another search.
     """
     _check(model, epochs, max_drop, max_trainings, settings)
+    if callbacks is not None and not callable(callbacks):
+        raise TypeError(
+            "callbacks must be a function that makes the callbacks of each training, such as "
+            f"lambda: [...]; received {type(callbacks).__name__}."
+        )
     data = SearchData(train_data, validation_data, batch_size)
     condition = condition_on(data.evaluate(model), metric, mode, max_drop)
     with _kept_in(folder) as place:
@@ -194,12 +203,19 @@ class _Search:
         """What must be the same for a search to go on."""
         values = b"".join(_values(v).tobytes() for v in view_of(self.model).variables)
         named = {k: getattr(v, "__qualname__", repr(v)) for k, v in self.settings.items()}
+        compiled = json.dumps(self.model.get_compile_config(), sort_keys=True, default=repr)
         return {
             "weights": zlib.crc32(values),
             "epochs": self.epochs,
+            "batch_size": self.data.batch_size,
             "metric": self.condition.metric,
+            "mode": "max" if self.condition.is_higher_better else "min",
+            # Three digits, for another machine may round differently.
+            "value of the metric": f"{self.condition.baseline:.3g}",
             "max_drop": self.condition.max_drop,
-            "settings": named,
+            # Of objects the representation holds an address.
+            "settings": {k: _ADDRESS.sub("", text) for k, text in named.items()},
+            "optimizer, loss or metrics": zlib.crc32(_ADDRESS.sub("", compiled).encode()),
         }
 
     def _largest_ratio(self) -> float:
@@ -241,6 +257,8 @@ class _Search:
     def _judge(
         self, shared: Any, number: int, ratio: float, good: Trial | None, seconds: float
     ) -> Trial:
+        # A training that was stopped has not snapped all the way, and the file has.
+        shared.snap.assign(1.0)
         value = float(self.data.evaluate(shared)[self.condition.metric])
         drop = self.condition.drop(value)
         with warnings.catch_warnings():
