@@ -42,10 +42,11 @@ class FrontRecord:
 class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     """Saves stripped networks that no other epoch's beats in both size and a figure.
 
-    It looks at the epochs that end with the rule fixed and the snap complete, as
-    `AnnealAndMerge` beside it tells: earlier networks are not what stripping would give. A
-    file that a later epoch beats in both is removed. A resumed training goes on with the
-    files that it finds in its folder.
+    It looks at the epochs that begin with the rule fixed and the snap complete, as
+    `AnnealAndMerge` beside it tells: earlier networks are not what stripping would give. In a
+    training of few epochs there may be none. Epochs without a validation, or with a figure
+    that is not finite, are left out. A file that a later epoch beats in both is removed. A
+    resumed training goes on with the files that it finds in its folder.
 
     Args:
         folder: where the `.sws` files go, and `front.json` with the records; it is made if
