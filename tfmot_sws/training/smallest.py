@@ -187,9 +187,10 @@ class _Search:
 
     def run(self, max_trainings: int) -> SearchResult:
         """Trains until the search is at its end."""
+        # First, because it refuses models whose training cannot be set up again.
+        largest = self._largest_ratio()
         state = SearchState(self.folder, self._identity())
         trials = state.read()
-        largest = self._largest_ratio()
         self._say(f"The given model's {self.condition.metric}: {self.condition.baseline:.4f}.")
         while len(trials) < max_trainings:
             ratio = next_ratio(trials, self.condition.max_drop, largest)
