@@ -185,7 +185,7 @@ def test_a_search_gives_the_smallest_that_is_good_enough(library, data, tmp_path
     )
     assert again.trials == result.trials
     assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match="holds another search, with other max_drop"):
+    with pytest.raises(ValueError, match="another search, with other batch_size, max_drop"):
         sws.find_smallest(model, *data, epochs=3, max_drop=1.0, folder=tmp_path)
 
 

@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "examples").iterdir()),
+    # Beside files that examples have written.
+    *sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".py", ".ipynb")),
 ]
 # `sws.name` or `tfmot_sws.name.name`, but not the ending of a file such as model.sws.
 MENTION = re.compile(r"(?<![\w.])(?:tfmot_)?sws\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
