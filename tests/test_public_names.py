@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    # Beside files that examples have written.
+    # Without the files that examples write there.
     *sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".py", ".ipynb")),
 ]
 # `sws.name` or `tfmot_sws.name.name`, but not the ending of a file such as model.sws.
