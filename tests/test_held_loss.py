@@ -9,6 +9,7 @@ from families import GENTLE
 import tfmot_sws as sws
 from tfmot_sws.prior import held_loss
 from tfmot_sws.prior.density_table import total_negative_log_prob
+from tfmot_sws.prior.form import stack
 from tfmot_sws.prior.held_loss import HeldLoss
 
 K = 5
@@ -29,13 +30,13 @@ def prior(weights):
 
 @pytest.fixture
 def held(weights):
-    return HeldLoss([w.shape for w in weights], K)
+    return HeldLoss([w.shape for w in weights], 1, K)
 
 
 def renew(held, prior, weights, factor):
     """Holds the loss of these weights, as `WeightSharing.renew` does for a whole model."""
     tensors = [tf.convert_to_tensor(w) for w in weights]
-    held.assign(held_loss.evaluate(tensors, prior.tensors(), factor))
+    held.assign(held_loss.evaluate([(tensors, prior.tensors())], factor))
 
 
 def evaluate(loss, prior, weights):
@@ -59,9 +60,10 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 def test_is_exact_when_renewed(factor, graph, held, prior, weights):
     def loss(tensors):
-        mixture, size = prior.tensors(), sum(w.size for w in weights)
-        held_part = held.loss(tensors, mixture, factor)
-        return held_part + factor * prior.hyperprior_loss(mixture, size)
+        state, size = stack([prior.state()]), sum(w.size for w in weights)
+        mixtures = prior.form.tensors(state)
+        held_part = held.loss(tensors, mixtures, factor)
+        return held_part + factor * prior.form.hyperprior_loss(mixtures, state, [size])
 
     renew(held, prior, weights, factor)
     actual = evaluate(tf.function(loss) if graph else loss, prior, weights)
@@ -70,7 +72,7 @@ def test_is_exact_when_renewed(factor, graph, held, prior, weights):
 
 def test_holds_until_it_is_renewed(held, prior, weights):
     def loss(tensors):
-        return held.loss(tensors, prior.tensors(), 1.0)
+        return held.loss(tensors, prior.form.tensors(stack([prior.state()])), 1.0)
 
     moved = [w + np.float32(0.1) for w in weights]
     renew(held, prior, weights, 1.0)
@@ -92,11 +94,12 @@ def test_nothing_of_it_is_saved(tmp_path):
     shared = wrapped(8, train_size=64)
     group = shared.groups[0]
     shared.save_weights(tmp_path / "shared.weights.h5")
-    renew(group.held, group.prior, group.variables, 7.0)
-    renewed = [np.asarray(tensor) for tensor in group.held.read()]
+    held = shared.sharing.held
+    renew(held, group.prior, group.variables, 7.0)
+    renewed = [np.asarray(tensor) for tensor in held.read()]
     assert np.any(renewed[1])
     shared.load_weights(tmp_path / "shared.weights.h5")
-    for now, before in zip(group.held.read(), renewed, strict=True):
+    for now, before in zip(held.read(), renewed, strict=True):
         np.testing.assert_array_equal(now, before)
 
 

@@ -57,7 +57,7 @@ def first_losses(scale):
     shared.sharing.renew()
     shared.sharing.count()
     counts = shared.sharing.counts()
-    held = [np.array(value) for group in shared.groups for value in group.held.read()]
+    held = [np.array(value) for value in shared.sharing.held.read()]
     shared.sharing.snap.assign(1.0)
     snapped = [np.array(tensor) for _, tensor in shared.sharing.snapped()]
     return [*held, *counts, *snapped]

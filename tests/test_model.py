@@ -122,7 +122,7 @@ def test_loss_is_the_error_plus_the_scaled_complexity(data):
         weights, mixture = [np.asarray(v) for v in variables], prior.mixture()
         nats = -sum(mixture.log_prob(w).sum() for w in weights)
         size = sum(w.size for w in weights)
-        total += nats + float(prior.hyperprior_loss(prior.tensors(), size))
+        total += nats + float(prior.form.hyperprior_loss(prior.tensors(), prior.state(), size))
     assert float(sum(shared.losses)) == pytest.approx(0.3 / 640 * total, rel=1e-4)
     assert outputs.shape == (64, 3)
 

@@ -48,7 +48,7 @@ def gradients(prior, weights):
     (variable,) = prior.trainable_variables
     with tf.GradientTape() as tape:
         loss = prior.complexity_loss([tf.constant(w) for w in weights])
-    gradient = prior.by_field(tape.gradient(loss, variable.value))
+    gradient = prior.form.by_field(tape.gradient(loss, variable.value))
     return loss, {field: part.numpy() for field, part in gradient.items()}
 
 

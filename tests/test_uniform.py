@@ -82,7 +82,7 @@ def test_the_gradient_of_the_step_is_that_of_finite_differences(zero_proportion,
     (variable,) = prior.trainable_variables
     with tf.GradientTape() as tape:
         loss = prior.complexity_loss([tf.constant(w) for w in weights])
-    (found,) = prior.by_field(tape.gradient(loss, variable.value))["reach"].numpy()
+    (found,) = prior.form.by_field(tape.gradient(loss, variable.value))["reach"].numpy()
     mixture = prior.mixture()
 
     def loss_at(reach):
@@ -106,7 +106,7 @@ def test_the_step_follows_its_members_by_least_squares(rng):
     (variable,) = prior.trainable_variables
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(upstream * prior.tensors().means)
-    found = prior.by_field(tape.gradient(loss, variable.value))["reach"].numpy()
+    found = prior.form.by_field(tape.gradient(loss, variable.value))["reach"].numpy()
     integers = np.repeat(INTEGERS, counts[1:].astype(int))[:, None]
     targets = np.repeat(moves, counts[1:].astype(int))
     best, *_ = np.linalg.lstsq(integers.astype("float64"), targets, rcond=None)
@@ -330,7 +330,7 @@ def test_a_saved_wrapper_stays_on_its_grid(library, tmp_path):
     with sws.soft_weight_sharing_scope():
         loaded = library.models.load_model(tmp_path / "shared.keras")
     for one, other in zip(shared.groups, loaded.groups, strict=True):
-        assert other.prior.codebook == "uniform"
+        assert other.prior.form.is_uniform
         np.testing.assert_array_equal(one.prior.tensors().means, other.prior.tensors().means)
 
 
@@ -345,7 +345,7 @@ def test_a_single_layer_of_tf_keras():
     config = model.get_config()
     with sws.soft_weight_sharing_scope():
         again = tf_keras.Sequential.from_config(config)
-    assert again.layers[-1].groups[0].prior.codebook == "uniform"
+    assert again.layers[-1].groups[0].prior.form.is_uniform
 
 
 TRAIN = """

@@ -107,7 +107,7 @@ def test_means_take_the_average_of_their_members_gradients():
     (variable,) = prior.trainable_variables
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(upstream * prior.tensors().means)
-    found = prior.by_field(tape.gradient(loss, variable.value))["means"]
+    found = prior.form.by_field(tape.gradient(loss, variable.value))["means"]
     # Of a component without members it is the sum, not more than that.
     np.testing.assert_allclose(found, [-80 / 40, 3, 7], rtol=1e-6)
     np.testing.assert_allclose(prior.tensors().means, FOUR.means, rtol=1e-6)
@@ -153,7 +153,7 @@ def shared():
 
 
 def test_renewal_counts_and_holds_the_loss_under_the_new_proportions(shared):
-    counts = shared.sharing.counts()
+    counts, nats = shared.sharing.counts(), 0.0
     shared.sharing.renew(counting=True)
     for group, of_group in zip(shared.groups, counts, strict=True):
         members = (1 + of_group) / 2
@@ -163,8 +163,8 @@ def test_renewal_counts_and_holds_the_loss_under_the_new_proportions(shared):
         np.testing.assert_allclose(
             others / others.sum(), (members[1:] + 0.5) / (members[1:] + 0.5).sum(), rtol=1e-5
         )
-        nats = -sum(mixture.log_prob(tensor).sum() for tensor in tensors)
-        assert float(group.held.read()[0]) == pytest.approx(nats, rel=1e-4)
+        nats -= sum(mixture.log_prob(tensor).sum() for tensor in tensors)
+    assert float(shared.sharing.held.read()[0]) == pytest.approx(nats, rel=1e-4)
 
 
 def test_without_counting_proportions_stay(shared):

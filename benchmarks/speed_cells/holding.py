@@ -36,12 +36,14 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Copies what the step will be made at."""
         self.steps += 1
-        held = float(keras.ops.convert_to_numpy(self.model.groups[0].held.read()[0]))
+        held = float(keras.ops.convert_to_numpy(self.model.sharing.held.read()[0]))
         self.held, self.age = held, (self.age + 1 if held == self.held else 0)
         if self.steps % WATCHED:
             return
+        # Those of the first layer, which has most of the weights.
         group = self.model.groups[0]
         prior, variables = group.prior, group.variables
+        self.num_tensors = len(variables)
         weights = [keras.ops.convert_to_numpy(v).reshape(-1) for v in variables]
         self.points = np.concatenate(weights)
         self.mixture = MixtureTensors(*map(keras.ops.convert_to_numpy, prior.tensors()))
@@ -52,7 +54,7 @@ class Watch(keras.callbacks.Callback):
         """Compares what the step has used."""
         if self.steps % WATCHED:
             return
-        held = self.model.groups[0].held.read()
+        held = self.model.sharing.held.read()
         _, *gradients = map(keras.ops.convert_to_numpy, held)
         if self.factor > 0.0:
             errors = self._errors(gradients)
@@ -60,7 +62,7 @@ class Watch(keras.callbacks.Callback):
 
     def _errors(self, gradients):
         """As `prior.measure_errors`; the mixture's against the weights' contributions."""
-        *slopes, means, log_precisions, log_proportions = gradients
+        slopes, fields = gradients[: self.num_tensors], gradients[-3:]
         slopes = np.concatenate([slope.reshape(-1) for slope in slopes])
         exact, sums, absolute = [], 0.0, 0.0
         for start in range(0, len(self.points), ORACLE_SLICE):
@@ -71,7 +73,7 @@ class Watch(keras.callbacks.Callback):
             sums = sums + in_mixture.sum(axis=1)
             absolute = absolute + np.abs(in_mixture).sum(axis=1)
         exact = self.factor * np.concatenate(exact)
-        held = np.stack([means, log_precisions, log_proportions]) / self.factor
+        held = np.stack([of_all[0] for of_all in fields]) / self.factor
         off = np.linalg.norm(held - sums, axis=1) / np.linalg.norm(absolute, axis=1)
         return {
             "weights": float(np.linalg.norm(slopes - exact) / np.linalg.norm(exact)),

@@ -21,7 +21,8 @@ from scipy.special import logsumexp
 
 from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
-from tfmot_sws.prior.held_loss import HeldLoss
+from tfmot_sws.prior.form import stack
+from tfmot_sws.prior.held_loss import HeldLoss, evaluate
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
@@ -99,7 +100,7 @@ def make_training_step(tensors, mixture):
         ),
         np.arange(num_components),
     )
-    held = HeldLoss([tuple(tensor.shape) for tensor in tensors], num_components)
+    held = HeldLoss([tuple(tensor.shape) for tensor in tensors], 1, num_components)
     variables = [variable.value for variable in prior.trainable_variables]
     steps = prior.options.renewal_period
     size = sum(int(tf.size(tensor)) for tensor in tensors)
@@ -108,13 +109,15 @@ def make_training_step(tensors, mixture):
     def step(weights):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            mixture = prior.tensors()
-            loss = held.loss(weights, mixture, 1.0) + prior.hyperprior_loss(mixture, size)
+            state = stack([prior.state()])
+            mixtures = prior.form.tensors(state)
+            of_hyperpriors = prior.form.hyperprior_loss(mixtures, state, [size])
+            loss = held.loss(weights, mixtures, 1.0) + of_hyperpriors
         return loss, tape.gradient(loss, [*weights, *variables])
 
     def period():
         """The steps from one evaluation to the next."""
-        held.assign(held.evaluate(tensors, prior.tensors(), 1.0))
+        held.assign(evaluate([(tensors, prior.tensors())], tf.constant(1.0)))
         for _ in range(steps):
             results = step(tensors)
         return results

@@ -12,7 +12,10 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
+from scipy.special import gammaln
 
 from tfmot_sws.arguments import check_numbers
 
@@ -102,15 +105,17 @@ class BetaHyperprior:
         return -log_norm - (self.alpha - 1.0) * log_zero - (self.beta - 1.0) * log_rest
 
 
-def gamma_negative_log_prob(log_precisions: Tensor, alpha: float, stddev: Tensor) -> Tensor:
+def gamma_negative_log_prob(log_precisions: Tensor, alpha: ArrayLike, stddev: Tensor) -> Tensor:
     """-log Gamma(lambda; alpha, beta = alpha sigma^2), element by element.
 
     Args:
         log_precisions: gamma = log lambda, any shape.
-        alpha: >= 1.
-        stddev: sigma, a scalar tensor in the units of the weights.
+        alpha: >= 1, float64; of a shape that broadcasts against that of `log_precisions`.
+        stddev: sigma in the units of the weights, likewise.
     """
     # With u = log(lambda sigma^2) no two large terms cancel in float32, however large alpha.
     u = log_precisions + 2.0 * ops.log(stddev)
-    log_norm = alpha * math.log(alpha) - math.lgamma(alpha) - alpha
-    return alpha * (ops.expm1(u) - u) + log_precisions - log_norm
+    alpha = np.asarray(alpha, np.float64)
+    log_norm = alpha * np.log(alpha) - gammaln(alpha) - alpha
+    factor, offset = (ops.convert_to_tensor(x, "float32") for x in (alpha, log_norm))
+    return factor * (ops.expm1(u) - u) + log_precisions - offset

@@ -124,7 +124,7 @@ def _may_narrow(prior: GaussianMixturePrior) -> NDArray[np.bool_]:
 def _place_mean(prior: GaussianMixturePrior, weights: NDArray[np.floating]) -> None:
     """Moves the component nearest to a tensor's largest weight onto it."""
     largest = float(weights.flat[np.abs(weights).argmax()])
-    if prior.is_uniform:
+    if prior.form.is_uniform:
         _place_on_grid(prior, largest)
         return
     slots, mixture = prior.alive_slots, prior.mixture()

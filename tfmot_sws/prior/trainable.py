@@ -16,12 +16,12 @@ from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.prior.assignment import Part, assign, count
 from tfmot_sws.prior.density import DEAD, MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
-from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior, gamma_negative_log_prob
+from tfmot_sws.prior.form import MixtureForm, MixtureState
+from tfmot_sws.prior.hyperpriors import BetaHyperprior, GammaHyperprior
 from tfmot_sws.prior.initialization import initial_mixture, root_mean_square
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import LearningRates, PriorOptions
-from tfmot_sws.prior.rounding import rounded_straight_through
-from tfmot_sws.prior.uniform import STEP_BITS, check_codebook, grid_integers, reach_of
+from tfmot_sws.prior.uniform import check_codebook, reach_of
 
 Tensor = Any
 
@@ -57,6 +57,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             at most 7 in magnitude, times a step that is trained.
 
     Attributes:
+        form: how the trained numbers become a mixture.
+        trained: (V,), the one trained variable, laid out as `form.by_field` splits it.
         alive: (K,), 1 for a slot whose component lives, else 0.
         members: (K,), number of weights in each component, as it was lately.
         log_usage: (K,), log pi_k where proportions follow the usage.
@@ -91,40 +93,20 @@ class GaussianMixturePrior(keras.layers.Layer):
         _check_components(num_components)
         check_codebook(codebook, num_components)
         _check_zero_proportion(zero_proportion)
-        self.num_components = num_components
-        self.zero_proportion = zero_proportion
-        self.options = PriorOptions() if options is None else options
-        check_kind("options", self.options, PriorOptions, "PriorOptions")
+        options = PriorOptions() if options is None else options
+        check_kind("options", options, PriorOptions, "PriorOptions")
         check_integer("num_tensors", num_tensors, 1, _MAX_TENSORS)
+        self.form = MixtureForm(num_components, zero_proportion, options, mean_bits, codebook)
         self.num_tensors = num_tensors
-        self.mean_bits = mean_bits
-        self.codebook = codebook
-        self._integers = grid_integers(num_components)
         self.kernels: tuple[bool, ...] = ()
         self._add_variables()
         self.built = True
 
     def _add_variables(self) -> None:
-        others = self.num_components - 1
-        rates = self.options.learning_rates
-        name, size = ("reach", 1) if self.is_uniform else ("means", others)
-        fields = {
-            name: (size, rates.means),
-            "log_precisions": (self.num_components, rates.log_precisions),
-        }
-        if self.zero_proportion is not None:
-            fields["log_proportions"] = (others, rates.log_proportions)
-        if isinstance(self.zero_proportion, BetaHyperprior):
-            fields["zero_logit"] = (1, rates.log_proportions)
-        self._fields = tuple(fields)
-        self._ends = np.cumsum([size for size, _ in fields.values()])
-        self._rates = np.concatenate(
-            [np.full(n, rate, np.float32) for n, rate in fields.values()]
-        )
         # One variable holds all, because an optimizer's update is some fifteen operations a
         # variable, whatever its size.
-        self._trained = self.add_weight(
-            name="mixture", shape=(int(self._ends[-1]),), initializer="zeros", autocast=False
+        self.trained = self.add_weight(
+            name="mixture", shape=self.form.rates.shape, initializer="zeros", autocast=False
         )
         self.alive = self._state("alive", np.ones(self.num_components))
         self.members = self._state("members", np.ones(self.num_components))
@@ -140,23 +122,19 @@ class GaussianMixturePrior(keras.layers.Layer):
         self.narrowing = self._state("narrowing", np.ones(self.num_tensors))
 
     @property
-    def is_uniform(self) -> bool:
-        """Whether the means lie on a grid."""
-        return self.codebook == "uniform"
+    def num_components(self) -> int:
+        """K."""
+        return self.form.num_components
 
-    def by_field(self, vector: Tensor) -> dict[str, Tensor]:
-        """The parts of a vector laid out as the trained variable, such as its gradient.
+    @property
+    def zero_proportion(self) -> float | BetaHyperprior | None:
+        """As given."""
+        return self.form.zero_proportion
 
-        Args:
-            vector: shape of `trainable_variables[0]`.
-
-        Returns:
-            By name: "means" mu_k, (K - 1,), or on a grid "reach", the mean of its greatest
-            integer, (1,); "log_precisions" gamma_k, (K,);
-            unless proportions follow the usage "log_proportions" rho_k, (K - 1,); and if
-            pi_0 is learned "zero_logit", (1,).
-        """
-        return dict(zip(self._fields, ops.split(vector, self._ends[:-1].tolist()), strict=True))
+    @property
+    def options(self) -> PriorOptions:
+        """As given, or the defaults."""
+        return self.form.options
 
     def _state(self, name: str, value: Any) -> keras.Variable:
         value = np.asarray(value, np.float32)
@@ -169,53 +147,13 @@ class GaussianMixturePrior(keras.layers.Layer):
             autocast=False,
         )
 
+    def state(self) -> MixtureState:
+        """The present values of the variables on which the mixture depends."""
+        return MixtureState(*(getattr(self, name).value for name in MixtureState._fields))
+
     def tensors(self) -> MixtureTensors:
-        """The mixture as tensors, differentiable in the trained variables."""
-        fields = self.by_field(_at_rate(self._trained, self._rates))
-        means = self._on_grid(fields["reach"]) if self.is_uniform else self._free(fields)
-        return MixtureTensors(
-            ops.concatenate([ops.zeros((1,)), means]),
-            fields["log_precisions"],
-            self._log_proportions(fields),
-        )
-
-    def _free(self, fields: dict[str, Tensor]) -> Tensor:
-        """Means that are each trained by itself, (K - 1,)."""
-        means = _averaged(fields["means"], self.members.value[1:])
-        if self.mean_bits is None:
-            return means
-        return rounded_straight_through(means, self.mean_bits)
-
-    def _on_grid(self, reach: Tensor) -> Tensor:
-        """Integers times the one step that is trained, (K - 1,).
-
-        The trained number is the outermost mean, so that it moves as far as a free mean would.
-        Its members' moves determine it by least squares, in which each has the square of its
-        place on the grid as its weight.
-        """
-        most = self._integers[-1]
-        places = ops.convert_to_tensor(np.square(self._integers / most))
-        reach = _averaged(reach, ops.sum(self.members.value[1:] * places))
-        step = rounded_straight_through(reach / most, self.mean_bits or STEP_BITS)
-        return ops.convert_to_tensor(self._integers) * step
-
-    def _log_proportions(self, fields: dict[str, Tensor]) -> Tensor:
-        """log pi_k, (K,)."""
-        if self.zero_proportion is None:
-            return self.log_usage.value
-        log_zero, log_rest = self._log_zero(fields)
-        others_alive = self.alive.value[1:] > 0.5
-        proportions = ops.where(others_alive, fields["log_proportions"], DEAD)
-        others = ops.where(others_alive, ops.log_softmax(proportions) + log_rest, DEAD)
-        return ops.concatenate([ops.reshape(log_zero, (1,)), others])
-
-    def _log_zero(self, fields: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """log pi_0 and log(1 - pi_0)."""
-        if isinstance(self.zero_proportion, BetaHyperprior):
-            logit = fields["zero_logit"][0]
-            return ops.log_sigmoid(logit), ops.log_sigmoid(-logit)
-        zero = np.float32(self.zero_proportion)
-        return ops.convert_to_tensor(np.log(zero)), ops.convert_to_tensor(np.log1p(-zero))
+        """The mixture as tensors, differentiable in the trained variable."""
+        return self.form.tensors(self.state())
 
     def complexity_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """-sum_i log p(w_i) - sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
@@ -225,28 +163,11 @@ class GaussianMixturePrior(keras.layers.Layer):
         Args:
             weights: float32 tensors of any shapes.
         """
-        mixture = self.tensors()
-        return total_negative_log_prob(list(weights), mixture) + self.hyperprior_loss(
-            mixture, sum(int(np.prod(w.shape)) for w in weights)
-        )
-
-    def hyperprior_loss(self, mixture: MixtureTensors, num_weights: int) -> Tensor:
-        """-sum_k log Gamma(lambda_k) - log Beta(pi_0), a scalar.
-
-        Args:
-            mixture: `tensors()`.
-            num_weights: number of shared weights.
-        """
-        gamma, targets = mixture.log_precisions, self.target_stddevs.value
-        alphas = [h.alpha(num_weights) for h in (self.options.zero, self.options.others)]
-        on_zero = gamma_negative_log_prob(gamma[0], alphas[0], targets[0])
-        on_others = gamma_negative_log_prob(gamma[1:], alphas[1], targets[1])
-        loss = on_zero + ops.sum(ops.where(self.alive.value[1:] > 0.5, on_others, 0.0))
-        if isinstance(self.zero_proportion, BetaHyperprior):
-            log_zero = mixture.log_proportions[0]
-            log_rest = ops.log(-ops.expm1(log_zero))
-            loss += self.zero_proportion.negative_log_prob(log_zero, log_rest)
-        return loss
+        state, weights = self.state(), list(weights)
+        mixture = self.form.tensors(state)
+        num_weights = sum(int(np.prod(w.shape)) for w in weights)
+        of_hyperpriors = self.form.hyperprior_loss(mixture, state, num_weights)
+        return total_negative_log_prob(weights, mixture) + of_hyperpriors
 
     def assign(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """Component slot of every weight of each tensor, int32, by the rule of `options`."""
@@ -321,7 +242,7 @@ class GaussianMixturePrior(keras.layers.Layer):
             stddev=self.options.initial_stddev * scale,
             zero_proportion=zero.mean if isinstance(zero, BetaHyperprior) else zero,
             least_bits=least_bits,
-            codebook=self.codebook,
+            codebook=self.form.codebook,
         )
         self.set_mixture(mixture, np.arange(self.num_components))
 
@@ -351,7 +272,7 @@ class GaussianMixturePrior(keras.layers.Layer):
     @property
     def is_finite(self) -> bool:
         """Whether it is a mixture with finite widths, as it is until a training diverges."""
-        if not np.all(np.isfinite(ops.convert_to_numpy(self._trained))):
+        if not np.all(np.isfinite(ops.convert_to_numpy(self.trained))):
             return False
         # Trained values that are finite may be precisions beyond all numbers.
         means, log_precisions, _ = self._living_fields()
@@ -392,13 +313,14 @@ class GaussianMixturePrior(keras.layers.Layer):
         shares = np.zeros(self.num_components)
         shares[slots] = mixture.mixing_proportions
         self.log_usage.assign(self._log_usage(ops.convert_to_tensor(shares, "float32")))
-        trained = ops.convert_to_numpy(self._trained) * self._rates
-        fields = dict(zip(self._fields, np.split(trained, self._ends[:-1]), strict=True))
+        form = self.form
+        trained = ops.convert_to_numpy(self.trained) * form.rates
+        fields = dict(zip(form.sizes, np.split(trained, form.ends), strict=True))
         log_proportions = np.log(np.maximum(mixture.mixing_proportions, _LEAST_PROPORTION))
-        if not self.is_uniform:
+        if not form.is_uniform:
             fields["means"][inner] = mixture.means[1:]
         elif inner.size:
-            integers = self._integers
+            integers = form.integers
             fields["reach"][:] = reach_of(mixture.means[1:], integers[inner], integers[-1])
         fields["log_precisions"][slots] = np.log(mixture.precisions)
         if "log_proportions" in fields:
@@ -406,7 +328,7 @@ class GaussianMixturePrior(keras.layers.Layer):
         if "zero_logit" in fields:
             rest = max(1.0 - mixture.mixing_proportions[0], _LEAST_PROPORTION)
             fields["zero_logit"][:] = log_proportions[0] - np.log(rest)
-        self._trained.assign(trained / self._rates)
+        self.trained.assign(trained / form.rates)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` builds an equal, untrained prior."""
@@ -418,8 +340,8 @@ class GaussianMixturePrior(keras.layers.Layer):
             else zero,
             "options": dataclasses.asdict(self.options),
             "num_tensors": self.num_tensors,
-            "mean_bits": self.mean_bits,
-            "codebook": self.codebook,
+            "mean_bits": self.form.mean_bits,
+            "codebook": self.form.codebook,
             "name": self.name,
         }
 
@@ -434,23 +356,6 @@ class GaussianMixturePrior(keras.layers.Layer):
         if isinstance(config["zero_proportion"], dict):
             config["zero_proportion"] = BetaHyperprior(**config["zero_proportion"])
         return cls(options=PriorOptions(**options), **config)
-
-
-def _at_rate(variable: keras.Variable, rates: NDArray[np.float32]) -> Tensor:
-    """theta = r v in value, with the gradient of theta handed on to v unscaled."""
-    value = ops.cast(variable, "float32")
-    return value + ops.stop_gradient(ops.convert_to_tensor(rates - 1.0) * value)
-
-
-def _averaged(means: Tensor, members: Tensor) -> Tensor:
-    """Means, with a gradient that is the average over their members, not the sum.
-
-    So a mean moves about as far as its members do, whatever their number: with SGD it would
-    otherwise move thousands of times as far. Optimizers that normalise gradients see no
-    difference.
-    """
-    share = 1.0 / ops.maximum(members, 1.0)
-    return share * means + ops.stop_gradient((1.0 - share) * means)
 
 
 def _check_components(num_components: int) -> None:

@@ -158,7 +158,7 @@ class SharingSettings:
         config = dict(config)
         prior = GaussianMixturePrior.from_config(config.pop("prior"))
         names = ("num_components", "zero_proportion", "options", "codebook")
-        return cls(**{name: getattr(prior, name) for name in names}, **config)
+        return cls(**{name: getattr(prior.form, name) for name in names}, **config)
 
 
 def apply_soft_weight_sharing(  # noqa: PLR0913 - tfmot's functions take as many

@@ -1,4 +1,4 @@
-"""Weights under one mixture: the one record of their prior, variables and held loss."""
+"""Weights under one mixture: the one record of their prior and their variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfmot_sws.models.selection import is_kernel
-from tfmot_sws.prior.held_loss import HeldLoss
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 Tensor = Any
@@ -24,7 +23,6 @@ class WeightGroup:
 
     Args:
         prior: the mixture with its hyperpriors.
-        held: the mixture's loss as last evaluated.
         positions: of the variables in `inner.weights`.
         variables: of the model, whose weights share the mixture's values.
         preserve_sparsity: whether weights of kernels that are zero stay zero. No mask is
@@ -34,7 +32,6 @@ class WeightGroup:
     """
 
     prior: GaussianMixturePrior
-    held: HeldLoss
     positions: tuple[int, ...]
     variables: tuple[Any, ...]
     preserve_sparsity: bool = False
@@ -50,8 +47,7 @@ class WeightGroup:
         """The group of the variables at some positions of a model's weights."""
         variables = tuple(weights[position] for position in positions)
         prior.kernels = tuple(map(is_kernel, variables))
-        held = HeldLoss([tuple(v.shape) for v in variables], prior.num_components)
-        return cls(prior, held, tuple(positions), variables, **options)
+        return cls(prior, tuple(positions), variables, **options)
 
     @property
     def size(self) -> int:

@@ -29,7 +29,7 @@ def merge_components(
     mixture = prior.mixture().select(used)
     slots = slots[used]
     # Two points of a grid have no mean on the grid.
-    groups = mixture.merge_groups(0.0 if prior.is_uniform else threshold)
+    groups = mixture.merge_groups(0.0 if prior.form.is_uniform else threshold)
     if len(groups) < prior.alive_slots.size:
         order = np.argsort([group[0] for group in groups])
         groups = [groups[i] for i in order]

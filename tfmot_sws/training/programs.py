@@ -79,12 +79,10 @@ class Mixtures:
             care.append(needs_care(prior, counts[:, 0], tensors))
         return [ops.stack(care), *results]
 
-    def evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Any]:
-        """What each mixture's `HeldLoss` is to hold; `factor` is tau / N."""
-        return [
-            evaluate(tensors, prior.tensors(), factor)
-            for prior, tensors in self._at(weights, of_priors)
-        ]
+    def evaluated(self, weights: Any, of_priors: Any, factor: Tensor) -> list[Tensor]:
+        """What the model's `HeldLoss` is to hold; `factor` is tau / N."""
+        groups = [(tensors, prior.tensors()) for prior, tensors in self._at(weights, of_priors)]
+        return evaluate(groups, factor)
 
     def tensor_counts(
         self, weights: Any, of_priors: Any, factor: Tensor | float

@@ -23,7 +23,10 @@ from tfmot_sws.models.entropy import entropy_bits
 from tfmot_sws.models.libraries import native
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.prior.assignment import Part
+from tfmot_sws.prior.density import MixtureTensors
 from tfmot_sws.prior.density_table import total_negative_log_prob
+from tfmot_sws.prior.form import MixtureState, stack, unstack
+from tfmot_sws.prior.held_loss import HeldLoss
 from tfmot_sws.prior.snapping import snap_to_means
 from tfmot_sws.prior.survival import keep_alive
 from tfmot_sws.prior.trainable import GaussianMixturePrior
@@ -73,7 +76,6 @@ class WeightSharing(keras.layers.Layer):
             rise of the error loss over that to be had by chance. 0 while unknown.
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
-        is_settled: whether this epoch began with the rule fixed and the snap complete.
         is_measured: whether calls of a tf_keras model are to give the error loss alone.
         epoch: the number of the present epoch in the whole training, from 0; not saved.
         ended: the share of a training, 0 to 1, at which the last epoch ended; not saved.
@@ -104,9 +106,8 @@ class WeightSharing(keras.layers.Layer):
         )
         self.unshared = unshared or Unshared(weights, is_rounded=False)
         # Keras saves the layers in public attributes, not those in records.
-        self.tracked_layers = [
-            layer for group in self.groups for layer in (group.prior, group.held)
-        ]
+        self.priors = [group.prior for group in self.groups]
+        self.held = self._hold_nothing()
         self.complexity_weight = self._scalar("complexity_weight")
         self.snap = self._scalar("snap")
         self.steps = self._scalar("steps")
@@ -114,12 +115,21 @@ class WeightSharing(keras.layers.Layer):
         self.first_loss = self._scalar("first_loss")
         self.lost_share = self._scalar("lost_share")
         self._control = self._state("control", ControlState()) if self.target else None
-        self.is_renewed = self.is_measured = self.is_settled = False
+        self.is_renewed = self.is_measured = False
         self.epoch, self.ended = 0, 0.0
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0
         self.built = True
         self.complexity_weight.assign(self._base_weight())
+
+    def _hold_nothing(self) -> HeldLoss:
+        """Where the mixtures' loss will be held."""
+        # A step computes all mixtures together, with what the first says of their form.
+        forms = {prior.form for prior in self.priors}
+        assert len(forms) <= 1, "the mixtures of a model must have one form"
+        shapes = [tuple(v.shape) for group in self.groups for v in group.variables]
+        num_components = max((form.num_components for form in forms), default=0)
+        return HeldLoss(shapes, len(self.priors), num_components)
 
     def _scalar(self, name: str) -> keras.Variable:
         return self._state(name, 0.0)
@@ -223,8 +233,7 @@ class WeightSharing(keras.layers.Layer):
             self.count()
         factor = ops.convert_to_tensor(self._loss_factor(), "float32")
         evaluated = programs.run("evaluated", self.groups, factor)
-        for group, packed in zip(self.groups, evaluated, strict=True):
-            group.held.assign(packed)
+        self.held.assign(evaluated)
 
     def tensor_counts(self, factor: float = 1.0) -> list[NDArray[np.floating]]:
         """Number of weights in each component, for each mixture (T, K).
@@ -257,26 +266,27 @@ class WeightSharing(keras.layers.Layer):
         snap would at times see the mixture of the next step.
         """
         snap, step = self.snap.value, self.steps.value
-        factor = self._loss_factor() if training else None
-        parts, losses = [], []
-        for group in self.groups:
-            mixture = group.prior.tensors()
-            weights = group.tensors()
-            parts.append(Part(weights, mixture, group.prior.assignment_widths()))
-            if training:
-                loss = self._complexity_loss(group, weights, mixture, factor)
-                if in_compiled_step():
-                    # The means' gradient reads the weights. Unless it comes first, XLA
-                    # copies all weights before it updates them.
-                    means, loss = last_gradient(mixture.means, loss)
-                    parts[-1] = parts[-1]._replace(mixture=mixture._replace(means=means))
-                losses.append(loss)
+        state = stack([prior.state() for prior in self.priors])
+        stacked = self.priors[0].form.tensors(state)
+        mixtures = unstack(stacked)
+        weights = [group.tensors() for group in self.groups]
+        if training:
+            total = self._complexity_loss(weights, state, stacked)
+            if in_compiled_step():
+                # The means' gradient reads the weights. Unless it comes first, XLA
+                # copies all weights before it updates them.
+                for i, mixture in enumerate(mixtures):
+                    means, total = last_gradient(mixture.means, total)
+                    mixtures[i] = mixture._replace(means=means)
+        parts = [
+            Part(of_group, mixture, prior.assignment_widths())
+            for of_group, mixture, prior in zip(weights, mixtures, self.priors, strict=True)
+        ]
         moved = snap_to_means(parts, snap, means_factor=_means_factor(step))
         snapped = self._in_place_of_variables(moved, snap)
         if not training:
             return snapped, []
         self.steps.assign_add(1.0)
-        total = sum(losses)
         self.complexity_sum.assign_add(ops.stop_gradient(total))
         return snapped, [total]
 
@@ -299,13 +309,17 @@ class WeightSharing(keras.layers.Layer):
         return snapped + self.unshared.step(snap, instead)
 
     def _complexity_loss(
-        self, group: WeightGroup, weights: list[Tensor], mixture: Any, factor: Tensor
+        self, weights: list[list[Tensor]], state: MixtureState, stacked: MixtureTensors
     ) -> Tensor:
         """tau / N times the complexity loss, of which the weights' part may be held."""
-        of_hyperpriors = factor * group.prior.hyperprior_loss(mixture, group.size)
+        factor, form = self._loss_factor(), self.priors[0].form
+        sizes = [group.size for group in self.groups]
+        of_hyperpriors = factor * form.hyperprior_loss(stacked, state, sizes)
         if self.is_renewed:
-            return group.held.loss(weights, mixture, factor) + of_hyperpriors
-        return factor * total_negative_log_prob(weights, mixture) + of_hyperpriors
+            flat = [tensor for of_group in weights for tensor in of_group]
+            return self.held.loss(flat, stacked, factor) + of_hyperpriors
+        of_weights = map(total_negative_log_prob, weights, unstack(stacked))
+        return factor * sum(of_weights) + of_hyperpriors
 
     def _loss_factor(self) -> Tensor:
         """tau / N, by which the priors' losses enter the training loss."""
