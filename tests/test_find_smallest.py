@@ -345,9 +345,10 @@ def test_a_front_keeps_what_no_other_epoch_beats(library, data, tmp_path):
         *data[0], validation_data=data[1], epochs=10, verbose=0, callbacks=callbacks
     )
     losses = history.history["val_loss"]
-    # Only epochs from 70 % on, whose networks are what stripping gives.
+    # Only epochs after the snap is complete, whose networks are what stripping gives.
     assert front.records
-    assert min(record.epoch for record in front.records) > 7
+    snaps = history.history["snap"]
+    assert all(snaps[record.epoch - 1] == 1.0 for record in front.records)
     files = {path.name for path in (tmp_path / "front").glob("*.sws")}
     assert files == {record.file for record in front.records}
     sizes = [record.size for record in front.records]
@@ -394,11 +395,32 @@ def test_a_front_leaves_out_epochs_that_say_nothing(data, tmp_path):
         verbose=0,
         callbacks=[sws.AnnealAndMerge(), front],
     )
-    assert {record.epoch for record in front.records} <= {8, 10}
+    assert {record.epoch for record in front.records} <= {2, 4, 6, 8, 10}
     assert front.records
     kept = list(front.records)
     front.on_epoch_end(10, {"val_loss": float("nan")})
     assert front.records == kept
+
+
+@pytest.mark.parametrize("monitor", ["val_losses", "lossy"])
+def test_a_front_is_told_of_a_misspelt_figure_after_one_epoch(monitor, data, tmp_path):
+    shared = sws.apply_soft_weight_sharing(network(keras))
+    shared.compile("adam", "mse")
+    epochs = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: seen.append(epoch))
+    front, seen = sws.ParetoFront(tmp_path, monitor), []
+    callbacks = [epochs, sws.AnnealAndMerge(), front]
+    with pytest.raises(ValueError, match=f"monitors '{monitor}'.*they hold .*'val_loss'.*Pass"):
+        shared.fit(*data[0], validation_data=data[1], epochs=9, verbose=0, callbacks=callbacks)
+    assert seen == [0]
+
+
+def test_a_front_of_three_epochs_keeps_some(data, tmp_path):
+    shared = sws.apply_soft_weight_sharing(network(keras))
+    shared.compile(keras.optimizers.Adam(1e-2), "mse")
+    front = sws.ParetoFront(tmp_path)
+    callbacks = [sws.AnnealAndMerge(), front]
+    shared.fit(*data[0], validation_data=data[1], epochs=3, verbose=0, callbacks=callbacks)
+    assert front.records
 
 
 def test_a_front_needs_what_it_monitors(data, tmp_path):
@@ -407,10 +429,11 @@ def test_a_front_needs_what_it_monitors(data, tmp_path):
     shared = sws.apply_soft_weight_sharing(network(keras))
     shared.compile("adam", "mse")
     callbacks = [sws.AnnealAndMerge(), sws.ParetoFront(tmp_path)]
-    with pytest.raises(
-        ValueError, match=r"monitors 'val_loss', which the logs do not hold.*loss"
+    with (
+        pytest.warns(UserWarning, match="this epoch had no validation.*validation_data="),
+        pytest.warns(UserWarning, match="ParetoFront kept nothing in .*'val_loss' in the logs"),
     ):
-        shared.fit(*data[0], epochs=10, verbose=0, callbacks=callbacks)
+        shared.fit(*data[0], epochs=4, verbose=0, callbacks=callbacks)
     model = network(keras)
     with pytest.raises(ValueError, match="ParetoFront works on a model wrapped"):
         model.fit(*data[0], verbose=0, callbacks=[sws.ParetoFront(tmp_path)])

@@ -113,6 +113,36 @@ def test_recurrent_layer_in_a_nested_model():
     np.testing.assert_allclose(plain(data[0]), model(data[0]), rtol=1e-5, atol=1e-6)
 
 
+class Subclassed(tf_keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("kind", ["subclassed", "within another layer", "nested"])
+def test_a_layer_that_could_not_be_stripped_is_told_before_training(kind):
+    layer, x = wrap(tf_keras.layers.Dense(3, name="hidden")), np.ones((32, 5, 4), "float32")
+    if kind == "subclassed":
+        model = Subclassed(layer)
+    elif kind == "nested":
+        model = tf_keras.Sequential([tf_keras.Input((5, 4)), Subclassed(layer)])
+    else:
+        timed = tf_keras.layers.TimeDistributed(layer)
+        model = tf_keras.Sequential([tf_keras.Input((5, 4)), timed])
+    model.compile("adam", "mse")
+    model.build((None, 5, 4))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"Layer 'hidden' of model .*Wrap the whole model: "):
+        model.fit(x, x[..., :3], verbose=0, callbacks=[sws.AnnealAndMerge()])
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"Layer 'hidden' of model .*Wrap the whole model: "):
+        sws.strip_soft_weight_sharing(model)
+
+
 def test_train_size_is_asked_for():
     with pytest.raises(ValueError, match=r"must be given.*train_size="):
         sws.apply_soft_weight_sharing(tf_keras.layers.Dense(3))

@@ -17,7 +17,7 @@ import numpy as np
 from tfmot_sws.advice import warn
 from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
-from tfmot_sws.models.wrapped import wrapped_parts
+from tfmot_sws.models.wrapped import check_layers_in_graph, wrapped_parts
 from tfmot_sws.training.callback_hooks import RunsInTfKeras
 from tfmot_sws.training.course import IN_A_LOOP, Course
 from tfmot_sws.training.epoch_figures import epoch_figures
@@ -167,7 +167,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._is_lost = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the model is wrapped."""
+        """Checks that the model is wrapped, and can be stripped later."""
+        check_layers_in_graph(self.model)
         self._sharings = [part.sharing for part in wrapped_parts(self.model)]
         if not self._sharings:
             raise ValueError(
@@ -225,10 +226,9 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             self._kept.take(self.model)
             self._memories.take()
             self._go_on_from(self._step(0))
-        is_settled = self._is_settled(self._fraction(0))
         for sharing in self._sharings:
-            sharing.epoch, sharing.is_settled = self._epoch, is_settled
-        if not is_settled:
+            sharing.epoch = self._epoch
+        if not self._is_settled(self._fraction(0)):
             self._memories.forget()
         self._apply(self._fraction(0))
         # Here too: an epoch may have fewer steps than pass between two updates.

@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from tfmot_sws.advice import warn
+from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.coding.model_file import save_compressed
 from tfmot_sws.models.wrapped import check_not_around, wrapped_parts
 from tfmot_sws.training.callback_hooks import RunsInTfKeras
@@ -42,11 +44,13 @@ class FrontRecord:
 class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     """Saves stripped networks that no other epoch's beats in both size and a figure.
 
-    It looks at the epochs that begin with the rule fixed and the snap complete, as
-    `AnnealAndMerge` beside it tells: earlier networks are not what stripping would give. In a
-    training of few epochs there may be none. Epochs without a validation, or with a figure
-    that is not finite, are left out. A file that a later epoch beats in both is removed. A
-    resumed training goes on with the files that it finds in its folder.
+    It looks at the epochs that end with the snap complete, by default from 20 % of the
+    training on: earlier networks are not those that stripping would give. Assignment widths
+    grow until 60 %, so early networks are larger and lose less. Epochs without a validation,
+    or with a figure that is not finite, are left out. A file that a later epoch beats in both
+    is removed. A resumed training goes on with the files that it finds in its folder.
+
+    At the end of a training in which there was no such epoch a warning says so.
 
     Args:
         folder: where the `.sws` files go, and `front.json` with the records; it is made if
@@ -59,7 +63,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         records: a `FrontRecord` of each file, the smallest first.
 
     Raises:
-        ValueError: the mode is unknown, or cannot be told from the name.
+        ValueError: the mode is unknown, or cannot be told from the name; by `fit`, after its
+            first epoch, the logs have no such figure.
     """
 
     def __init__(
@@ -73,8 +78,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         self.monitor = monitor
         self._sign = 1.0 if is_better_higher(monitor, mode) else -1.0
         self.records: list[FrontRecord] = []
-        # Whether an epoch's logs have held the figure.
-        self._is_known = False
+        # Whether an epoch was looked at, and whether the logs have held the figure.
+        self._has_looked = self._is_known = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Makes the folder, or reads what an interrupted training has left there."""
@@ -91,23 +96,14 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves the network if no other beats it."""
-        parts = wrapped_parts(self.model)
-        self._is_known |= self.monitor in (logs or {})
-        if not all(part.sharing.is_settled for part in parts):
+        sharings = [part.sharing for part in wrapped_parts(self.model)]
+        is_snapped = all(to_float(sharing.snap) >= 1.0 for sharing in sharings)
+        value = self._find_in(logs or {}, is_snapped)
+        if value is None or not is_snapped or not math.isfinite(value):
             return
+        self._has_looked = True
         # In a loop of fits each counts from 0.
-        number = parts[0].sharing.epoch + 1
-        value = (logs or {}).get(self.monitor)
-        if value is None and self._is_known:
-            # An epoch without a validation, as of validation_freq=2.
-            return
-        if value is None:
-            raise ValueError(
-                f"ParetoFront monitors {self.monitor!r}, which the logs do not hold; they hold "
-                f"{sorted(logs or {})}. Pass validation_data= to fit, or another monitor=."
-            )
-        if not math.isfinite(value):
-            return
+        number = sharings[0].epoch + 1
         with warnings.catch_warnings():
             # The end of `fit` says what went wrong, once.
             warnings.simplefilter("ignore")
@@ -116,6 +112,35 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         save_compressed(small, path)
         found = FrontRecord(number, path.stat().st_size, float(value), path.name)
         self._take_in(found)
+
+    def _find_in(self, logs: dict[str, Any], is_snapped: bool) -> float | None:
+        """The figure, or `None` where the epoch had no validation, as of validation_freq=2."""
+        if self.monitor in logs:
+            self._is_known = True
+            return logs[self.monitor]
+        wanted = f"ParetoFront monitors {self.monitor!r}, which the logs do not hold"
+        had_validation = any(name.startswith("val_") for name in logs)
+        if had_validation or not self.monitor.startswith("val_"):
+            raise ValueError(
+                f"{wanted}; they hold {sorted(logs)}. Pass one of these as monitor=."
+            )
+        if is_snapped and not self._is_known:
+            self._is_known = True
+            warn(
+                f"{wanted}: this epoch had no validation. It looks only at epochs that have "
+                "one; pass validation_data= to fit."
+            )
+        return None
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Tells where nothing could be kept."""
+        sharings = [part.sharing for part in wrapped_parts(self.model)]
+        is_over = all(sharing.ended >= 1.0 for sharing in sharings)
+        if is_over and not self._has_looked:
+            warn(
+                f"ParetoFront kept nothing in {self.folder}: at no epoch's end was the snap "
+                f"complete and a finite {self.monitor!r} in the logs."
+            )
 
     def _take_in(self, found: FrontRecord) -> None:
         others = [record for record in self.records if record.file != found.file]

@@ -23,6 +23,7 @@ from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.models.wrapped import (
     Wrapped,
+    check_layers_in_graph,
     check_not_around,
     check_same_weights,
     is_wrapped,
@@ -70,6 +71,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             "was stripped already is plain, and needs no second strip."
         )
     check_not_around(model)
+    check_layers_in_graph(model)
     for part in parts:
         check_same_weights(part)
     if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
