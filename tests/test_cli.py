@@ -475,6 +475,21 @@ def test_a_tensor_that_one_file_lacks_is_a_dash():
     assert "2.00x" in captured.get()
 
 
+def test_report_tells_of_a_file_that_is_not_as_it_would_be_written_now(source, rng, capsys):
+    model = keras.models.load_model(source)
+    model.layers[0].bias.assign(rng.standard_normal(16))
+    model.save(source)
+    target = source.with_name("half.sws")
+    assert main(["compress", str(source), str(target), "--float16-rest"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(target), "--json"]) == 0
+    report, size = json.loads(capsys.readouterr().out), target.stat().st_size
+    assert report["coded_bytes"] != size
+    (told,) = report["warnings"]
+    assert f"half.sws has {size:,} bytes." in told
+    assert f"shows the {report['coded_bytes']:,} bytes" in told
+
+
 def test_report_of_three_files_is_wrong_usage(source, capsys):
     assert main(["report", *[str(source)] * 3]) == 2
     assert "one or two files" in error_line(capsys)

@@ -125,7 +125,15 @@ def _report_of(path: pathlib.Path, arguments: argparse.Namespace) -> Any:
         return tflite_report(path.read_bytes())
     model = _load(path, arguments)
     with _status(f"Counting {path.name}", arguments):
-        return compression_report(model)
+        report = compression_report(model)
+    size = path.stat().st_size
+    if path.suffix == ".sws" and size != report.coded_bytes:
+        warn(
+            f"{path.name} has {size:,} bytes. It was written with other options, such as "
+            "--float16-rest, or by another version; the report shows the "
+            f"{report.coded_bytes:,} bytes that its model takes as compress writes it now."
+        )
+    return report
 
 
 def _compress(arguments: argparse.Namespace) -> dict[str, Any]:
