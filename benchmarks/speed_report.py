@@ -159,6 +159,31 @@ def _ways(record):
         yield title, record["tfmot"], "cluster_whole"
 
 
+def overview_table(records):
+    """Headers and rows: a row a network, every figure but the first over plain `fit`'s."""
+    ways = dict.fromkeys(title for record in records for title, _, _ in _ways(record))
+    headers = ["network", "plain fit", *ways, "first step"]
+    rows = []
+    for record in records:
+        ratios = dict.fromkeys(ways, "")
+        ratios |= {title: _ratio_cell(cell, key) for title, cell, key in _ways(record)}
+        plain, first = record["no XLA"].get("plain"), speed_bars.first_step(record)
+        rows.append(
+            [
+                record["net"],
+                f"{1e3 * plain['spread']:,.1f} ms" if plain else "",
+                *ratios.values(),
+                f"{first:.2f}" if first else "",
+            ]
+        )
+    return headers, rows
+
+
+def _ratio_cell(cell, key):
+    ratio = cell.get(key, {}).get("ratio")
+    return f"{ratio:.2f}" if ratio else ""
+
+
 # The start.
 
 
@@ -184,6 +209,11 @@ def to_markdown(record):
     The bars are those of today's speed_bars.py, whatever the run printed at its time.
     """
     blocks = [common.to_section("run", common.to_header(record))]
+    if "step" in record:
+        table = common.to_table(*overview_table(record["step"]))
+        blocks += ["### Steps over those of plain fit", common.to_section("overview", table)]
+    if bars := _bars({part: record[part] for part in PARTS if part in record}):
+        blocks += ["### What is met", common.to_section("bars", *bars)]
     for part, write in PARTS.items():
         if part in record:
             blocks += [f"### {TITLES[part]}", *write(part, record[part])]
