@@ -1,11 +1,14 @@
-"""The stored tables of the benchmarks are those of the stored records."""
+"""The stored tables of the benchmarks are those of the stored records, and the cells run."""
+
+import json
 
 import pytest
 
 pytest.importorskip("tabulate")
 
-from benchmarks import common, render
+from benchmarks import common, render, speed
 from benchmarks.real_networks import front
+from benchmarks.speed_cells import nets
 
 RECORDS = sorted(common.RESULTS.glob("*/*.json"))
 
@@ -37,3 +40,27 @@ def test_command_keeps_no_folder(monkeypatch, tmp_path):
         f"python -m benchmarks.speed --data mnist.npz --output={tmp_path.name} --seed 1"
     )
     assert record["arguments"] == {"run": None, "output": tmp_path.name}
+
+
+@pytest.mark.parametrize("turns", [*speed.TURNS.values(), speed.QUICK_TURNS])
+def test_turns_hold_whole_periods_of_renewal(turns):
+    assert turns[0] % nets.RENEWAL_PERIOD == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("prior", ("ours", 10_000, 4, 1, 0)),
+        ("prior", ("ours, in training", 10_000, 4, 1, 0)),
+        ("step", ("lenet-300-100", 0, 1, 17, 0)),
+    ],
+    ids=["prior", "prior in training", "step"],
+)
+def test_cells_of_the_speed_benchmark_run(module, arguments):
+    done = common.run_module(
+        f"speed_cells.{module}", *arguments, capture_output=True, text=True
+    )
+    record = json.loads(done.stdout.splitlines()[-1])
+    seconds = record["ours"]["step"] if module == "step" else record["seconds"]
+    assert seconds > 0.0
