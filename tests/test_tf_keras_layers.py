@@ -143,6 +143,32 @@ def test_a_layer_that_could_not_be_stripped_is_told_before_training(kind):
         sws.strip_soft_weight_sharing(model)
 
 
+class Student(tf_keras.Model):
+    """A Functional model with a constructor of its own."""
+
+    def __init__(self, units):
+        inputs = tf_keras.Input((10,))
+        super().__init__(inputs, wrap(tf_keras.layers.Dense(units))(inputs))
+
+
+def test_a_student_within_a_subclassed_model_is_stripped_by_itself():
+    class Outer(tf_keras.Model):
+        def __init__(self, student):
+            super().__init__()
+            self.student = student
+
+        def call(self, x, training=None):
+            return self.student(x, training=training)
+
+    model = Outer(Student(3))
+    train(model)
+    plain = sws.strip_soft_weight_sharing(model.student)
+    outputs = plain.predict(DATA[0], verbose=0)
+    np.testing.assert_allclose(outputs, model.predict(DATA[0], verbose=0), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"lies in a subclassed model"):
+        sws.strip_soft_weight_sharing(model)
+
+
 def test_train_size_is_asked_for():
     with pytest.raises(ValueError, match=r"must be given.*train_size="):
         sws.apply_soft_weight_sharing(tf_keras.layers.Dense(3))

@@ -51,6 +51,8 @@ class Library:
             `training` has itself.
         strip_layers: gives a copy of a model without wrapped layers; `None` for Keras 3,
             where only whole models are wrapped.
+        layers_in_graph: gives the layers of a Sequential or Functional model, and of such
+            models that it holds; none of others. `None` for Keras 3, as for `strip_layers`.
         squared_gradients: gives the mean squared gradient of a batch in each shared tensor
             of a wrapped model; `None` for Keras 3, as for `wrap`.
         wrappers: classes of wrapped models and layers that its files name.
@@ -74,6 +76,7 @@ class Library:
     unrolled_steps: Callable[[Any], int]
     wrap: Callable[..., Any] | None = None
     strip_layers: Callable[[Any], Any] | None = None
+    layers_in_graph: Callable[[Any], Iterator[Any]] | None = None
     squared_gradients: Callable[..., Any] | None = None
     wrappers: tuple[type[Any], ...] = ()
 

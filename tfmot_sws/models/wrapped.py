@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
-from tfmot_sws.models.graph import is_graph
 from tfmot_sws.models.libraries import library_of, view_of, walk
 
 NOT_TRAINABLE: Final = "not trainable"
@@ -97,38 +95,29 @@ def check_not_around(model: Any, advice: str = _STRIP_INNER) -> None:
         )
 
 
-def check_layers_in_graph(model: Any) -> None:
+def check_can_be_stripped(model: Any, *, in_part: bool = False) -> None:
     """Raises `ValueError` for single wrapped layers that stripping could not take out again.
 
-    They must be layers of a Sequential or Functional model, or of one that it holds.
+    They must be layers of a Sequential or Functional model.
+
+    Args:
+        model: any model.
+        in_part: whether models that it holds may be stripped in its place.
     """
-    if is_wrapped(model):
+    library = library_of(model)
+    if is_wrapped(model) or library.layers_in_graph is None:
         return
-    layers = [
-        part
-        for part in walk(model)
-        if is_wrapped(part) and not isinstance(part, library_of(part).model)
-    ]
-    in_graph = {id(layer) for layer in _layers_in_graph(model)}
-    for part in layers:
-        if id(part) not in in_graph:
+    models = [part for part in walk(model) if isinstance(part, library.model)]
+    found = [library.layers_in_graph(one) for one in (models if in_part else [model])]
+    in_graph = {id(layer) for layers in found for layer in layers}
+    for part in wrapped_parts(model):
+        if id(part) not in in_graph and not isinstance(part, library.model):
             raise ValueError(
                 f"Layer '{part.inner.name}' of model '{model.name}' is wrapped by itself, and "
                 "lies in a subclassed model or in another layer, such as TimeDistributed. It "
                 "could not be stripped. Wrap the whole model: "
                 "apply_soft_weight_sharing(model), include= naming what to share."
             )
-
-
-def _layers_in_graph(model: Any) -> Iterator[Any]:
-    library = library_of(model)
-    # A Sequential model may be built by its first batch.
-    if not isinstance(model, library.sequential) and not is_graph(model):
-        return
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, library.model):
-            yield from _layers_in_graph(layer)
 
 
 def check_unchanged(model: Wrapped) -> None:

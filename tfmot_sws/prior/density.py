@@ -18,6 +18,8 @@ Tensor = Any
 class MixtureTensors(NamedTuple):
     """The mixture in the form that training reads, each of shape (K,), float32.
 
+    Those of several mixtures have a leading axis.
+
     means mu_k; log_precisions gamma_k = -2 log sigma_k; log_proportions log pi_k, which
     is `DEAD` for components that have died.
     """

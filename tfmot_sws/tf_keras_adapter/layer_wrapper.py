@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -193,6 +194,16 @@ def strip_layers(model: tf_keras.Model) -> tf_keras.Model:
         plain.build(model.input_shape)
     _copy_stripped(model, plain)
     return plain
+
+
+def layers_in_graph(model: tf_keras.Model) -> Iterator[tf_keras.layers.Layer]:
+    """The layers of a Sequential or Functional model, and of such models that it holds."""
+    if not isinstance(model, tf_keras.Sequential) and not model._is_graph_network:
+        return
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, tf_keras.Model):
+            yield from layers_in_graph(layer)
 
 
 def _plain_layer(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:

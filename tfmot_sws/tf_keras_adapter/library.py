@@ -13,6 +13,7 @@ import tf_keras
 from tfmot_sws.models.libraries import Library, TooLargeError
 from tfmot_sws.tf_keras_adapter.layer_wrapper import (
     SoftWeightSharingLayer,
+    layers_in_graph,
     strip_layers,
     wrap,
 )
@@ -110,6 +111,7 @@ TF_KERAS: Final = Library(
     unrolled_steps=_unrolled_steps,
     wrap=wrap,
     strip_layers=strip_layers,
+    layers_in_graph=layers_in_graph,
     squared_gradients=squared_gradients,
     wrappers=(TfKerasSoftWeightSharing, SoftWeightSharingLayer),
 )

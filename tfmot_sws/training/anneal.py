@@ -17,7 +17,7 @@ import numpy as np
 from tfmot_sws.advice import warn
 from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
-from tfmot_sws.models.wrapped import check_layers_in_graph, wrapped_parts
+from tfmot_sws.models.wrapped import check_can_be_stripped, wrapped_parts
 from tfmot_sws.training.callback_hooks import RunsInTfKeras
 from tfmot_sws.training.course import IN_A_LOOP, Course
 from tfmot_sws.training.epoch_figures import epoch_figures
@@ -95,7 +95,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     Raises:
         ValueError: when an argument is out of range; by `fit`, when it has too few calls of
-            its step for the weights to begin to snap.
+            its step for the weights to begin to snap, or of tf_keras a single wrapped layer
+            lies where stripping could not take it out again.
 
     Example:
         >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -163,12 +164,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._measurements: Measurements
         # The last batch that began, and how many steps one call of the step takes.
         self._last_batch, self._stretch = 0, 1
-        # Whether a loss that was not finite has ended the training.
-        self._is_lost = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped, and can be stripped later."""
-        check_layers_in_graph(self.model)
+        check_can_be_stripped(self.model, in_part=True)
         self._sharings = [part.sharing for part in wrapped_parts(self.model)]
         if not self._sharings:
             raise ValueError(
@@ -176,7 +175,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
                 f"received {type(self.model).__name__}."
             )
         self._kept.clear()
-        self._is_lost, self._merged = False, -1
+        self._merged = -1
         self._course.begin(self.params.get("epochs"))
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
@@ -186,7 +185,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._check_calls()
         self._measurements = Measurements(self.model)
         for sharing in self._sharings:
-            sharing.is_renewed = True
+            sharing.is_renewed, sharing.is_lost = True, False
 
     def _control_of_size(self) -> SizeControl | None:
         """Of the model that is to become a file of a stated size, if there is one."""
@@ -343,7 +342,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._kept.clear()
         for sharing in self._sharings:
             sharing.is_renewed = False
-        if not self._is_lost:
+        if not any(sharing.is_lost for sharing in self._sharings):
             if self._control:
                 self._control.close()
             # In a loop of fits the last one tells.
@@ -358,7 +357,8 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             warn(problem)
 
     def _stop_and_restore(self, epoch: int) -> None:
-        self._is_lost = True
+        for sharing in self._sharings:
+            sharing.is_lost = True
         self.model.stop_training = True
         self._kept.bring_back(self.model)
         warn(

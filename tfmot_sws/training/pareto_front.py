@@ -50,7 +50,7 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     or with a figure that is not finite, are left out. A file that a later epoch beats in both
     is removed. A resumed training goes on with the files that it finds in its folder.
 
-    At the end of a training in which there was no such epoch a warning says so.
+    At the end of a training that has kept nothing a warning says so.
 
     Args:
         folder: where the `.sws` files go, and `front.json` with the records; it is made if
@@ -78,8 +78,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         self.monitor = monitor
         self._sign = 1.0 if is_better_higher(monitor, mode) else -1.0
         self.records: list[FrontRecord] = []
-        # Whether an epoch was looked at, and whether the logs have held the figure.
-        self._has_looked = self._is_known = False
+        # Whether the logs of this training have held the figure.
+        self._is_known = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Makes the folder, or reads what an interrupted training has left there."""
@@ -89,6 +89,7 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
                 f"{type(self.model).__name__}."
             )
         check_not_around(self.model, "Leave ParetoFront out, or call fit of that one.")
+        self._is_known = False
         self.folder.mkdir(parents=True, exist_ok=True)
         index = self.folder / _INDEX
         if index.exists():
@@ -96,12 +97,15 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves the network if no other beats it."""
+        logs = logs or {}
+        value = self._find_in(logs)
         sharings = [part.sharing for part in wrapped_parts(self.model)]
+        # What a lost epoch has measured is not of the state that came back after it.
+        is_lost = any(sharing.is_lost for sharing in sharings)
         is_snapped = all(to_float(sharing.snap) >= 1.0 for sharing in sharings)
-        value = self._find_in(logs or {}, is_snapped)
-        if value is None or not is_snapped or not math.isfinite(value):
+        figures = (value, logs.get("loss", 0.0))
+        if is_lost or not is_snapped or not all(map(_is_finite, figures)):
             return
-        self._has_looked = True
         # In a loop of fits each counts from 0.
         number = sharings[0].epoch + 1
         with warnings.catch_warnings():
@@ -110,36 +114,33 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
             small = strip_soft_weight_sharing(self.model)
         path = self.folder / f"epoch-{number:04d}.sws"
         save_compressed(small, path)
-        found = FrontRecord(number, path.stat().st_size, float(value), path.name)
+        found = FrontRecord(number, path.stat().st_size, float(logs[self.monitor]), path.name)
         self._take_in(found)
 
-    def _find_in(self, logs: dict[str, Any], is_snapped: bool) -> float | None:
-        """The figure, or `None` where the epoch had no validation, as of validation_freq=2."""
+    def _find_in(self, logs: dict[str, Any]) -> float | None:
+        """The figure, or `None` where this epoch has none, as with validation_freq=2."""
         if self.monitor in logs:
             self._is_known = True
             return logs[self.monitor]
-        wanted = f"ParetoFront monitors {self.monitor!r}, which the logs do not hold"
         had_validation = any(name.startswith("val_") for name in logs)
-        if had_validation or not self.monitor.startswith("val_"):
-            raise ValueError(
-                f"{wanted}; they hold {sorted(logs)}. Pass one of these as monitor=."
-            )
-        if is_snapped and not self._is_known:
-            self._is_known = True
-            warn(
-                f"{wanted}: this epoch had no validation. It looks only at epochs that have "
-                "one; pass validation_data= to fit."
-            )
-        return None
+        is_of_validation = self.monitor.startswith("val_")
+        if self._is_known or (is_of_validation and not had_validation):
+            return None
+        raise ValueError(
+            f"ParetoFront monitors {self.monitor!r}, which the logs do not hold; they hold "
+            f"{sorted(logs)}. Pass one of these as monitor=."
+        )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Tells where nothing could be kept."""
-        sharings = [part.sharing for part in wrapped_parts(self.model)]
-        is_over = all(sharing.ended >= 1.0 for sharing in sharings)
-        if is_over and not self._has_looked:
+        """Tells where nothing was kept."""
+        ended = [part.sharing.ended for part in wrapped_parts(self.model)]
+        # 0 without an `AnnealAndMerge`; in between, other fits of a loop follow.
+        is_over = self.model.stop_training or all(share in (0.0, 1.0) for share in ended)
+        if is_over and not self.records:
             warn(
                 f"ParetoFront kept nothing in {self.folder}: at no epoch's end was the snap "
-                f"complete and a finite {self.monitor!r} in the logs."
+                f"complete and a finite {self.monitor!r} in the logs. It needs AnnealAndMerge "
+                "beside it, and for figures of a validation validation_data= of fit."
             )
 
     def _take_in(self, found: FrontRecord) -> None:
@@ -158,3 +159,7 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     def _beats(self, one: FrontRecord, other: FrontRecord) -> bool:
         """Whether one is at least as good in both; of equal ones the first counts."""
         return one.size <= other.size and self._sign * (one.value - other.value) >= 0
+
+
+def _is_finite(figure: float | None) -> bool:
+    return figure is not None and math.isfinite(figure)

@@ -77,6 +77,9 @@ class WeightSharing(keras.layers.Layer):
         is_renewed: whether a callback renews the held losses during this training. If
             none does, as in a training loop of the user's own, each step evaluates them.
         is_measured: whether calls of a tf_keras model are to give the error loss alone.
+        priors: the mixture of each group.
+        held: the loss of all mixtures as last evaluated.
+        is_lost: whether this training has diverged, and an earlier state came back.
         epoch: the number of the present epoch in the whole training, from 0; not saved.
         ended: the share of a training, 0 to 1, at which the last epoch ended; not saved.
     """
@@ -115,7 +118,7 @@ class WeightSharing(keras.layers.Layer):
         self.first_loss = self._scalar("first_loss")
         self.lost_share = self._scalar("lost_share")
         self._control = self._state("control", ControlState()) if self.target else None
-        self.is_renewed = self.is_measured = False
+        self.is_renewed = self.is_measured = self.is_lost = False
         self.epoch, self.ended = 0, 0.0
         # On the widths that hyperpriors prefer and on those of the assignment.
         self._width_factors = 1.0, 1.0

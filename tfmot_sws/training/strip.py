@@ -23,7 +23,7 @@ from tfmot_sws.models.rebuild import copy_float32, finalize, float32_clone
 from tfmot_sws.models.selection import WeightChoice
 from tfmot_sws.models.wrapped import (
     Wrapped,
-    check_layers_in_graph,
+    check_can_be_stripped,
     check_not_around,
     check_same_weights,
     is_wrapped,
@@ -60,8 +60,9 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
     Raises:
         TypeError: `model` is not wrapped (also when it was stripped already), or only a model
             that it holds.
-        ValueError: it has not been trained since it was wrapped, its snap is still 0, or
-            weights were added after wrapping.
+        ValueError: it has not been trained since it was wrapped, its snap is still 0,
+            weights were added after wrapping, or of tf_keras a single wrapped layer lies in
+            a subclassed model or in another layer.
     """
     parts = wrapped_parts(model)
     if not parts:
@@ -71,7 +72,7 @@ def strip_soft_weight_sharing(model: Wrapped, *, keep_statistics: bool = False) 
             "was stripped already is plain, and needs no second strip."
         )
     check_not_around(model)
-    check_layers_in_graph(model)
+    check_can_be_stripped(model)
     for part in parts:
         check_same_weights(part)
     if any(to_float(part.snap) == 0 < to_float(part.sharing.steps) for part in parts):
