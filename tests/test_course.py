@@ -134,7 +134,7 @@ def test_a_front_has_the_epochs_of_all_fits(x, tmp_path):
     front = sws.ParetoFront(tmp_path, "loss")
     for _ in range(EPOCHS):
         fit(shared, x, callback, also=[front])
-    # The last one is better or as small as each before it; each fit ends at its epoch 0.
+    # Every fit's own epoch is 0; the last of all is not beaten by those before it.
     assert EPOCHS in {record.epoch for record in front.records}
     files = {record.file for record in front.records}
     assert {path.name for path in tmp_path.glob("*.sws")} == files

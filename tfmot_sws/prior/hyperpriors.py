@@ -96,7 +96,7 @@ class BetaHyperprior:
         return self.alpha / (self.alpha + self.beta)
 
     def negative_log_prob(self, log_zero: Tensor, log_rest: Tensor) -> Tensor:
-        """-log Beta(pi_0) from log pi_0 and log(1 - pi_0); a scalar."""
+        """-log Beta(pi_0) from log pi_0 and log(1 - pi_0), of their shape."""
         log_norm = (
             math.lgamma(self.alpha + self.beta)
             - math.lgamma(self.alpha)
