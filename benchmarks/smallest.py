@@ -145,8 +145,8 @@ def _run(network, seed, record, args):
     if not found:
         record["rows"].append(row)
         common.write(SCRIPT, args, record, to_markdown(record))
-    if args.by_hand and not row.get("by hand"):
-        row["by hand"] = _set_by_hand(network, seed, args)
+    if args.by_hand:
+        row["by hand"] = _set_by_hand(network, seed, args, row.get("by hand", []))
         common.write(SCRIPT, args, record, to_markdown(record))
 
 
@@ -154,10 +154,15 @@ def _training(network):
     return {"epochs": network.tuning.epochs, "rate": network.tuning.rate}
 
 
-def _set_by_hand(network, seed, args):
-    runs = targets.set_by_hand(network, seed, args.by_hand, args)
-    factors = [1.0, *(factor for factor in args.by_hand if factor != 1)]
-    return [{"factor": f, **run} for f, run in zip(factors, runs, strict=True)]
+def _set_by_hand(network, seed, args, known):
+    """What is known, and what is missing of it."""
+    known = {run["factor"]: run for run in known}
+    missing = [factor for factor in args.by_hand if factor != 1 and factor not in known]
+    default = known.get(1.0)
+    runs = targets.set_by_hand(network, seed, missing, args, default=default)
+    added = zip([1.0, *missing], runs, strict=True)
+    known |= {factor: {**run, "factor": factor} for factor, run in added}
+    return list(known.values())
 
 
 def _parse_arguments():

@@ -61,9 +61,12 @@ def make_row(network, seed, ratio, args):
     return row
 
 
-def set_by_hand(network, seed, factors, args):
-    """Records of trainings with the default complexity weight times each factor."""
-    default = train(network, network.dense(seed, args.cache), seed)
+def set_by_hand(network, seed, factors, args, default=None):
+    """Records of trainings with the default complexity weight times each factor.
+
+    The first is `default`, the record of a training with factor 1, made if it is `None`.
+    """
+    default = default or train(network, network.dense(seed, args.cache), seed)
     others = [
         train(
             network,
@@ -119,23 +122,25 @@ def main():
     args = _parse_arguments()
     record = common.open_record(SCRIPT, args, **{"rows": [], "by hand": {}})
     for name in args.nets:
+        network = NETWORKS[name].retuned(epochs=args.epochs, rate=args.rate)
         for seed in args.seeds:
-            _run(name, seed, record, args)
+            _run(network, seed, record, args)
     print(to_markdown(record))
 
 
-def _run(name, seed, record, args):
+def _run(network, seed, record, args):
     """Adds what is missing of one network and seed."""
+    name = network.name
     done = {(row["network"], row["seed"], row["ratio"]) for row in record["rows"]}
     for ratio in args.ratios:
         if (name, seed, ratio) not in done:
             row = {"network": name, "seed": seed, "ratio": ratio}
-            record["rows"].append(row | make_row(NETWORKS[name], seed, ratio, args))
+            record["rows"].append(row | make_row(network, seed, ratio, args))
             common.write(SCRIPT, args, record, to_markdown(record))
             print(record["rows"][-1], flush=True)
     key = _key({"network": name, "seed": seed})
     if args.by_hand and key not in record["by hand"]:
-        record["by hand"][key] = set_by_hand(NETWORKS[name], seed, args.by_hand, args)
+        record["by hand"][key] = set_by_hand(network, seed, args.by_hand, args)
         common.write(SCRIPT, args, record, to_markdown(record))
         print(key, record["by hand"][key], flush=True)
 
@@ -144,6 +149,8 @@ def _parse_arguments():
     parser = arguments.make_parser(__doc__)
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
     parser.add_argument("--by-hand", type=float, nargs="+", default=[], metavar="FACTOR")
+    parser.add_argument("--epochs", type=int, help="default: those of the network")
+    parser.add_argument("--rate", type=float, help="greatest rate; default: the network's")
     return arguments.parse(parser)
 
 

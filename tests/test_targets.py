@@ -16,6 +16,7 @@ import tf_keras
 from processes import output_of
 
 import tfmot_sws as sws
+from tfmot_sws.prior.survival import least_weights
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.size_control import SizeControl, gain_taken_over
 from tfmot_sws.training.size_target import ControlState, FileSize, SizeTarget
@@ -202,6 +203,20 @@ def test_the_file_has_the_size(library, target, data, tmp_path):
     dense = sws.compression_report(small).dense_bytes
     assert history["target_ratio"][-1] == pytest.approx(dense / asked, rel=0.01)
     assert history["compression_ratio"][-1] == pytest.approx(dense / size, rel=0.02)
+
+
+def test_near_the_smallest_file_kernels_keep_few_weights_and_their_components(data):
+    """A size below what training can reach: widths fought the rule that keeps kernels alive."""
+    shared = compiled(network(units=100), target_size=250)
+    with pytest.warns(sws.SoftWeightSharingWarning, match="target_size=250 asks for"):
+        fit(shared, data)
+    for group, of_tensors in zip(
+        shared.sharing.groups, shared.sharing.tensor_counts(), strict=True
+    ):
+        others = of_tensors[0, 1:].sum()
+        least = least_weights(group.variables[0].shape[0] * group.variables[0].shape[1])
+        assert least <= others <= 1.5 * least
+        assert group.prior.alive_slots.size > 1
 
 
 def asked_by_bits(small, bits=1.5):

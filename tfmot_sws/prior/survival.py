@@ -24,8 +24,9 @@ Tensor = Any
 # A width is narrowed to a thousandth at most: a still narrower one would let components win
 # weights that have died.
 _LEAST_NARROWING = 1e-3
-# By how much a width is narrowed at a time.
-_STRIDE = 2.0**-0.25
+# By how much a width is narrowed at a time, and how often the last stride is halved to find
+# the widest that does.
+_STRIDE, _HALVINGS = 2.0**-0.25, 4
 
 
 def least_weights(size: int) -> int:
@@ -34,6 +35,39 @@ def least_weights(size: int) -> int:
     The root of their number: one for each unit, where a kernel is square.
     """
     return math.isqrt(size)
+
+
+def _least_of_each(
+    prior: GaussianMixturePrior, shapes: Sequence[tuple[int, ...]]
+) -> NDArray[np.intp]:
+    """How many weights other than zero each tensor keeps, (T,); 0 for those but kernels."""
+    kernels = prior.kernels or [len(shape) > 1 for shape in shapes]
+    return np.array(
+        [k and least_weights(math.prod(s)) for k, s in zip(kernels, shapes, strict=True)]
+    )
+
+
+def counts_kept(
+    prior: GaussianMixturePrior,
+    counts: NDArray[np.floating],
+    shapes: Sequence[tuple[int, ...]],
+) -> NDArray[np.floating]:
+    """Counts as they will be once `keep_alive` has narrowed what widths would let die.
+
+    Args:
+        prior: a mixture over T tensors.
+        counts: number of weights in each component, (T, K).
+        shapes: of the tensors.
+
+    Returns:
+        The counts, (T, K), with as many weights other than zero as each kernel keeps.
+    """
+    missing = _least_of_each(prior, shapes) - counts[:, 1:].sum(axis=1)
+    missing = np.clip(missing, 0, counts[:, 0])
+    kept = counts.copy()
+    kept[:, 0] -= missing
+    kept[np.arange(len(shapes)), 1 + counts[:, 1:].argmax(axis=1)] += missing
+    return kept
 
 
 def keep_alive(
@@ -73,17 +107,64 @@ def _narrow(
     count: Callable[[], Sequence[Any]],
 ) -> list[Any]:
     """Narrows until no kernel fades that can be helped; each prior's zeros (T,) afterwards."""
+
+    def look() -> tuple[list[Any], list[NDArray[np.bool_]]]:
+        zeros = [ops.convert_to_numpy(counts)[:, 0] for counts in count()]
+        triples = zip(priors, zeros, weights, strict=True)
+        return zeros, [ops.convert_to_numpy(fading(*triple)) for triple in triples]
+
+    narrowed = [np.zeros(len(tensors), bool) for tensors in weights]
     while True:
-        zeros = [counts[:, 0] for counts in count()]
+        zeros, faded = look()
         found = [
-            ops.convert_to_numpy(fading(prior, of_prior, tensors)) & _may_narrow(prior)
-            for prior, of_prior, tensors in zip(priors, zeros, weights, strict=True)
+            of_prior & _may_narrow(prior) for prior, of_prior in zip(priors, faded, strict=True)
         ]
         if not any(map(np.any, found)):
-            return zeros
-        for prior, tensors in zip(priors, found, strict=True):
-            if tensors.any():
-                prior.narrow(np.where(tensors, _STRIDE, 1.0))
+            break
+        _narrow_those(priors, found, _STRIDE)
+        narrowed = [one | other for one, other in zip(narrowed, found, strict=True)]
+    # A whole stride may bring hundreds of weights back where few were needed.
+    saved = [one & ~other for one, other in zip(narrowed, faded, strict=True)]
+    if any(map(np.any, saved)):
+        zeros = _widen_again(priors, saved, zeros, look)
+    return zeros
+
+
+def _widen_again(
+    priors: Sequence[GaussianMixturePrior],
+    saved: Sequence[NDArray[np.bool_]],
+    zeros: list[Any],
+    look: Callable[[], tuple[list[Any], list[NDArray[np.bool_]]]],
+) -> list[Any]:
+    """Gives back what kernels do not need of the last stride; each prior's zeros (T,).
+
+    Args:
+        priors: mixtures.
+        saved: which of each mixture's tensors were narrowed, and do not fade any more.
+        zeros: number of zeros in each tensor.
+        look: gives the number of zeros with widths as they are, and which tensors fade.
+    """
+    stride = _STRIDE
+    for _ in range(_HALVINGS):
+        stride = math.sqrt(stride)
+        _narrow_those(priors, saved, 1 / stride)
+        wider, faded = look()
+        lost = [one & other for one, other in zip(saved, faded, strict=True)]
+        _narrow_those(priors, lost, stride)
+        zeros = [
+            np.where(back, before, after)
+            for back, before, after in zip(lost, zeros, wider, strict=True)
+        ]
+    return zeros
+
+
+def _narrow_those(
+    priors: Sequence[GaussianMixturePrior], chosen: Sequence[NDArray[np.bool_]], factor: float
+) -> None:
+    """Multiplies the widths of chosen tensors of each mixture by a factor."""
+    for prior, tensors in zip(priors, chosen, strict=True):
+        if tensors.any():
+            prior.narrow(np.where(tensors, factor, 1.0))
 
 
 def needs_care(prior: GaussianMixturePrior, zeros: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -105,12 +186,11 @@ def fading(
         least: how many a kernel must keep, where it is trained to have as many;
             `None`: as `least_weights` says.
     """
-    kernels = prior.kernels or [len(w.shape) > 1 for w in weights]
-    sizes = [math.prod(w.shape) for w in weights]
-    must_keep = [
-        is_one * (least_weights(size) if least is None else least)
-        for size, is_one in zip(sizes, kernels, strict=True)
-    ]
+    shapes = [tuple(w.shape) for w in weights]
+    must_keep = _least_of_each(prior, shapes)
+    if least is not None:
+        must_keep = np.minimum(must_keep, least)
+    sizes = [math.prod(shape) for shape in shapes]
     trained = [ops.sum(ops.cast(ops.not_equal(w, 0), "float32")) for w in weights]
     bounds = ops.minimum(ops.convert_to_tensor(must_keep, "float32"), ops.stack(trained))
     others = ops.convert_to_tensor(sizes, "float32") - ops.convert_to_tensor(zeros, "float32")

@@ -202,13 +202,15 @@ class WeightSharing(keras.layers.Layer):
         """Steps from one renewal of the held losses to the next."""
         return min(group.prior.options.renewal_period for group in self.groups)
 
-    def count(self, *, following: bool = True) -> None:
+    def count(self, *, following: bool = True, widening: bool | None = None) -> None:
         """Counts the components' members; a kernel with hardly a weight left gets some back.
 
         Without them its network could not train on.
 
         Args:
             following: whether the proportions that follow the usage are renewed.
+            widening: whether widths that were narrowed for such a kernel may grow again;
+                `None`: where proportions are renewed.
         """
         care, *renewed = programs.run("counted", self.groups)
         if following:
@@ -222,7 +224,7 @@ class WeightSharing(keras.layers.Layer):
             keep_alive(
                 [group.prior for group in groups],
                 [group.values() for group in groups],
-                widening=following,
+                widening=following if widening is None else widening,
                 count=lambda: list(itertools.compress(self.tensor_counts(), needy)),
             )
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfmot_sws.models.entropy import entropy_bits
+from tfmot_sws.prior.survival import counts_kept
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.schedules import linear
 from tfmot_sws.training.size_target import ControlState, FileSize
@@ -94,6 +95,14 @@ class SizeControl:
             self._set(state)
         if not is_fixed:
             self._set(self._with_gain(state, error))
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        """Has kernels that the new widths would let die keep some weights.
+
+        At once, for merging would take the components of a kernel without members away.
+        """
+        self._sharing.count(following=False, widening=True)
 
     def _with_gain(self, state: ControlState, error: float) -> ControlState:
         """With a factor on tau that has taken over a share of that on the widths."""
@@ -121,6 +130,7 @@ class SizeControl:
             state = self._measure(followed.state)
             nearest = min(nearest, state, key=self._miss)
         self._set(nearest)
+        self._keep_alive()
 
     def close(self) -> None:
         """Notes the size of the finished file."""
@@ -151,6 +161,7 @@ class SizeControl:
     def _measure(self, state: ControlState) -> ControlState:
         """With the sizes in the file as it would be written now."""
         self._set(state)
+        self._keep_alive()
         size = self._meter.measure(stripped_values(self._model, keep_statistics=False))
         ideal = self._ideal_bytes()
         return state._replace(
@@ -173,7 +184,11 @@ class SizeControl:
     def _ideal_bytes(self, log_factor: float = 0.0) -> float:
         """Entropy of the indices, and a float32 for each value but zero."""
         bits = 0.0
-        for of_group in self._sharing.tensor_counts(math.exp(log_factor)):
+        every = self._sharing.tensor_counts(math.exp(log_factor))
+        for group, counts in zip(self._sharing.groups, every, strict=True):
+            shapes = [tuple(v.shape) for v in group.variables]
+            # Without it the search would take widths that let all kernels die for a solution.
+            of_group = counts_kept(group.prior, counts, shapes)
             bits += sum(entropy_bits(of_tensor) * of_tensor.sum() for of_tensor in of_group)
             bits += 32 * np.count_nonzero(of_group.sum(axis=0)[1:])
         return max(bits / 8, 1.0)
