@@ -205,6 +205,20 @@ def test_the_file_has_the_size(library, target, data, tmp_path):
     assert history["compression_ratio"][-1] == pytest.approx(dense / size, rel=0.02)
 
 
+def test_counts_at_other_widths_do_not_depend_on_kernels_that_were_narrowed():
+    shared = compiled(network(), target_size=1000)
+    sharing = shared.sharing
+    before = sharing.counts_at(3.0)
+    for group in sharing.groups:
+        group.prior.narrow(np.full(len(group.variables), 0.2))
+    after = sharing.counts_at(3.0)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, atol=1)
+    # What the narrowing has given back is seen by those who ask for widths as they are.
+    narrowed = sum(of_group[:, 0].sum() for of_group in sharing.tensor_counts())
+    assert narrowed < sum(of_group[:, 0].sum() for of_group in sharing.counts_at(1.0))
+
+
 def test_near_the_smallest_file_kernels_keep_few_weights_and_their_components(data):
     """A size below what training can reach: widths fought the rule that keeps kernels alive."""
     shared = compiled(network(units=100), target_size=250)
@@ -351,6 +365,12 @@ def search(measure, start=0.0, bound=2.0):
 def test_a_file_that_narrower_widths_do_not_enlarge_ends_the_search():
     tried = search(lambda _: -0.03)
     assert [round(width, 2) for width, _ in tried] == [0.0, -0.04, -0.74]
+
+
+def test_widths_at_which_all_kernels_have_their_least_are_left_again():
+    """From 30 times on the file is as small as it can be, and smaller than asked for."""
+    tried = search(lambda width: max(-0.05, 0.3 - width), start=3.0, bound=3.4)
+    assert tried[-1][0] == pytest.approx(0.3, abs=2e-3)
 
 
 def test_a_file_that_no_width_makes_small_enough_ends_it_at_the_bound():

@@ -13,7 +13,13 @@ import tfmot_sws as sws
 from tfmot_sws.prior.density import DEAD
 from tfmot_sws.prior.mixture import GaussianMixture
 from tfmot_sws.prior.options import PriorOptions
-from tfmot_sws.prior.survival import counts_kept, fading, keep_alive, least_weights
+from tfmot_sws.prior.survival import (
+    USUAL_GROWTH,
+    counts_kept,
+    fading,
+    keep_alive,
+    least_weights,
+)
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 
 FOUR = GaussianMixture([0, -0.4, 0.1, 0.3], [0.1] * 4, [0.7, 0.1, 0.1, 0.1])
@@ -285,17 +291,28 @@ def test_a_narrowed_width_grows_again_as_far_as_the_kernel_allows():
     prior.narrowing.assign([0.01])
     prior.widths.assign([0.01 * width])
     for _ in range(40):
-        keep_alive([prior], [weights], widening=True)
+        keep_alive([prior], [weights], growth=USUAL_GROWTH)
     assert 0.01 < float(prior.narrowing.value[0]) < 1
     assert 24 - zeros_of(prior, weights)[0] >= least_weights(24)
-    # Larger weights need no narrower width; without `widening` it stays all the same.
+    # Larger weights need no narrower width; without growth it stays all the same.
     narrowing = float(prior.narrowing.value[0])
     keep_alive([prior], [[9 * ONE_SIDED]])
     assert float(prior.narrowing.value[0]) == narrowing
     for _ in range(40):
-        keep_alive([prior], [[9 * ONE_SIDED]], widening=True)
+        keep_alive([prior], [[9 * ONE_SIDED]], growth=USUAL_GROWTH)
     assert float(prior.narrowing.value[0]) == 1
     assert float(prior.widths.value[0]) == pytest.approx(width, rel=1e-4)
+
+
+def test_with_all_growth_the_past_does_not_matter():
+    widths = []
+    for narrowing in (1.0, 0.3, 0.01):
+        mixture = GaussianMixture([0, 0.3], [0.1] * 2, [0.8, 0.2])
+        prior = prior_over([ONE_SIDED], mixture, [0, 1])
+        prior.narrow(np.array([narrowing]))
+        keep_alive([prior], [[ONE_SIDED]], growth=math.inf)
+        widths.append(float(prior.widths.value[0]))
+    np.testing.assert_allclose(widths, widths[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

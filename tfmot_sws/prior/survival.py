@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from keras import ops
@@ -27,6 +27,8 @@ _LEAST_NARROWING = 1e-3
 # By how much a width is narrowed at a time, and how often the last stride is halved to find
 # the widest that does.
 _STRIDE, _HALVINGS = 2.0**-0.25, 4
+# By how much it grows again from one count to the next.
+USUAL_GROWTH: Final = 1 / _STRIDE
 
 
 def least_weights(size: int) -> int:
@@ -74,7 +76,7 @@ def keep_alive(
     priors: Sequence[GaussianMixturePrior],
     weights: Sequence[Sequence[Tensor]],
     *,
-    widening: bool = False,
+    growth: float = 1.0,
     count: Callable[[], Sequence[Any]] | None = None,
 ) -> None:
     """Narrows the widths of kernels with too few weights other than zero.
@@ -82,16 +84,16 @@ def keep_alive(
     Args:
         priors: mixtures of which some kernel may need it.
         weights: float32 tensors, one for each of T, of each prior.
-        widening: whether widths that were narrowed grow again by one stride first, so
-            that in time none is narrower than its kernel needs.
+        growth: factor by which widths that were narrowed grow again first, at least 1, so
+            that in time none is narrower than its kernel needs. With `math.inf` the result
+            does not depend on how they were narrowed before, but takes longer.
         count: what `GaussianMixturePrior.count` gives for each prior, with widths as they
             are; `None` calls just that, which is slow.
     """
     count = count or (lambda: [p.count(w) for p, w in zip(priors, weights, strict=True)])
-    if widening:
-        for prior in priors:
-            narrowing = ops.convert_to_numpy(prior.narrowing)
-            prior.narrow(np.where(narrowing < 1.0, 1.0 / _STRIDE, 1.0))
+    for prior in priors:
+        narrowing = ops.convert_to_numpy(prior.narrowing)
+        prior.narrow(np.where(narrowing < 1.0, growth, 1.0))
     zeros = _narrow(priors, weights, count)
     for prior, tensors, of_prior in zip(priors, weights, zeros, strict=True):
         dead = ops.convert_to_numpy(fading(prior, of_prior, tensors, least=1))

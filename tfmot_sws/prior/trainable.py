@@ -173,18 +173,24 @@ class GaussianMixturePrior(keras.layers.Layer):
         """Component slot of every weight of each tensor, int32, by the rule of `options`."""
         return assign(self.part(weights))
 
-    def count(self, weights: Sequence[Tensor], factor: Tensor | float = 1.0) -> Tensor:
+    def count(self, weights: Sequence[Tensor]) -> Tensor:
         """Number of each tensor's weights in each component, float32, (T, K).
 
         Args:
             weights: float32 tensors, one for each of T.
-            factor: on their assignment widths.
         """
-        return count([self.part(weights, factor)])[0]
+        return count([self.part(weights)])[0]
 
-    def part(self, weights: Sequence[Tensor], factor: Tensor | float = 1.0) -> Part:
-        """What the assignment of weights depends on; arguments as of `count`."""
-        widths = [factor * width for width in self.assignment_widths()]
+    def part(self, weights: Sequence[Tensor], factors: Sequence[Tensor] | None = None) -> Part:
+        """What the assignment of weights depends on.
+
+        Args:
+            weights: float32 tensors, one for each of T.
+            factors: on each assignment width; `None` for 1.
+        """
+        widths = self.assignment_widths()
+        if factors is not None and widths:
+            widths = [f * width for f, width in zip(factors, widths, strict=True)]
         return Part(weights, self.tensors(), widths)
 
     def usage_after(self, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class Mixtures:
 
     def counted(self, weights: Any, of_priors: Any) -> list[Any]:
         """Which mixtures have a kernel that needs care; the members and proportions of each."""
-        every = iter(self.tensor_counts(weights, of_priors, 1.0))
+        every = iter(self.tensor_counts(weights, of_priors, 1.0, 1.0))
         care, results = [], []
         for prior, tensors in self._at(weights, of_priors):
             counts = next(every)
@@ -85,12 +85,22 @@ class Mixtures:
         return evaluate(groups, factor)
 
     def tensor_counts(
-        self, weights: Any, of_priors: Any, factor: Tensor | float
+        self, weights: Any, of_priors: Any, factor: Tensor | float, is_cared: Tensor | float
     ) -> list[Tensor]:
-        """Number of weights in each component (T, K); `factor` is on assignment widths."""
-        return count(
-            [prior.part(tensors, factor) for prior, tensors in self._at(weights, of_priors)]
-        )
+        """Number of weights in each component (T, K), of each mixture.
+
+        Args:
+            weights: values of the shared variables.
+            of_priors: values of the priors' variables.
+            factor: on the assignment widths.
+            is_cared: 1 for widths as they are; 0 for those without the narrowing that keeps
+                kernels alive.
+        """
+        parts = []
+        for prior, tensors in self._at(weights, of_priors):
+            narrowing = ops.where(is_cared > 0.5, 1.0, prior.narrowing.value)
+            parts.append(prior.part(tensors, ops.unstack(factor / narrowing)))
+        return count(parts)
 
     def snapped(self, weights: Any, of_priors: Any, snap: Tensor) -> list[list[Tensor]]:
         """The weights of each mixture, moved towards their means by a share, `snap`."""

@@ -28,7 +28,7 @@ from tfmot_sws.prior.density_table import total_negative_log_prob
 from tfmot_sws.prior.form import MixtureState, stack, unstack
 from tfmot_sws.prior.held_loss import HeldLoss
 from tfmot_sws.prior.snapping import snap_to_means
-from tfmot_sws.prior.survival import keep_alive
+from tfmot_sws.prior.survival import USUAL_GROWTH, counts_kept, keep_alive
 from tfmot_sws.prior.trainable import GaussianMixturePrior
 from tfmot_sws.training import programs
 from tfmot_sws.training.complexity_weight import resolve
@@ -202,16 +202,18 @@ class WeightSharing(keras.layers.Layer):
         """Steps from one renewal of the held losses to the next."""
         return min(group.prior.options.renewal_period for group in self.groups)
 
-    def count(self, *, following: bool = True, widening: bool | None = None) -> None:
+    def count(self, *, following: bool = True, growth: float | None = None) -> None:
         """Counts the components' members; a kernel with hardly a weight left gets some back.
 
         Without them its network could not train on.
 
         Args:
             following: whether the proportions that follow the usage are renewed.
-            widening: whether widths that were narrowed for such a kernel may grow again;
-                `None`: where proportions are renewed.
+            growth: as of `keep_alive`; `None`: the usual one where proportions are renewed,
+                and none where the rule of the assignment is fixed.
         """
+        if growth is None:
+            growth = USUAL_GROWTH if following else 1.0
         care, *renewed = programs.run("counted", self.groups)
         if following:
             for group, (members, log_usage) in zip(self.groups, renewed, strict=True):
@@ -224,7 +226,7 @@ class WeightSharing(keras.layers.Layer):
             keep_alive(
                 [group.prior for group in groups],
                 [group.values() for group in groups],
-                widening=following if widening is None else widening,
+                growth=growth,
                 count=lambda: list(itertools.compress(self.tensor_counts(), needy)),
             )
 
@@ -240,14 +242,25 @@ class WeightSharing(keras.layers.Layer):
         evaluated = programs.run("evaluated", self.groups, factor)
         self.held.assign(evaluated)
 
-    def tensor_counts(self, factor: float = 1.0) -> list[NDArray[np.floating]]:
-        """Number of weights in each component, for each mixture (T, K).
+    def tensor_counts(self) -> list[NDArray[np.floating]]:
+        """Number of weights in each component, for each mixture (T, K)."""
+        return self._tensor_counts(1.0, is_cared=True)
+
+    def counts_at(self, factor: float) -> list[NDArray[np.floating]]:
+        """As `tensor_counts`, once kernels are cared for at other widths.
 
         Args:
-            factor: on the assignment widths as they are.
+            factor: on the assignment widths that follow from sensitivities.
         """
-        factor = ops.convert_to_tensor(factor, "float32")
-        counts = programs.run("tensor_counts", self.groups, factor)
+        every = self._tensor_counts(factor, is_cared=False)
+        return [
+            counts_kept(group.prior, counts, [tuple(v.shape) for v in group.variables])
+            for group, counts in zip(self.groups, every, strict=True)
+        ]
+
+    def _tensor_counts(self, factor: float, *, is_cared: bool) -> list[NDArray[np.floating]]:
+        arguments = [ops.convert_to_tensor(n, "float32") for n in (factor, float(is_cared))]
+        counts = programs.run("tensor_counts", self.groups, *arguments)
         return [ops.convert_to_numpy(of_group) for of_group in counts]
 
     def counts(self) -> list[NDArray[np.intp]]:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfmot_sws.models.entropy import entropy_bits
-from tfmot_sws.prior.survival import counts_kept
 from tfmot_sws.training.file_meter import FileMeter
 from tfmot_sws.training.schedules import linear
 from tfmot_sws.training.size_target import ControlState, FileSize
@@ -100,9 +99,10 @@ class SizeControl:
     def _keep_alive(self) -> None:
         """Has kernels that the new widths would let die keep some weights.
 
-        At once, for merging would take the components of a kernel without members away.
+        At once, for merging would take the components of a kernel without members away. And
+        whatever was done before, so that the same widths give the same file again.
         """
-        self._sharing.count(following=False, widening=True)
+        self._sharing.count(following=False, growth=math.inf)
 
     def _with_gain(self, state: ControlState, error: float) -> ControlState:
         """With a factor on tau that has taken over a share of that on the widths."""
@@ -184,11 +184,7 @@ class SizeControl:
     def _ideal_bytes(self, log_factor: float = 0.0) -> float:
         """Entropy of the indices, and a float32 for each value but zero."""
         bits = 0.0
-        every = self._sharing.tensor_counts(math.exp(log_factor))
-        for group, counts in zip(self._sharing.groups, every, strict=True):
-            shapes = [tuple(v.shape) for v in group.variables]
-            # Without it the search would take widths that let all kernels die for a solution.
-            of_group = counts_kept(group.prior, counts, shapes)
+        for of_group in self._sharing.counts_at(math.exp(log_factor)):
             bits += sum(entropy_bits(of_tensor) * of_tensor.sum() for of_tensor in of_group)
             bits += 32 * np.count_nonzero(of_group.sum(axis=0)[1:])
         return max(bits / 8, 1.0)

@@ -60,8 +60,9 @@ def _find_ends(
         if found * error < 0:
             return width, following
         slope = (found - error) / (following - width)
-        if slope == 0 and error < 0 and step <= -_LONGEST_STEP:
+        if slope == 0 and error < 0 and step <= -_LONGEST_STEP and following < 0:
             # Narrower widths do not enlarge the file: each weight has its nearest value.
+            # (Where wide ones do not, kernels have as few weights as they must keep.)
             return None
         width, error = following, found
     return None
