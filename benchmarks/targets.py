@@ -9,6 +9,7 @@ Beside a target's error the table has the least of those whose files are no larg
 those on validation data. Results are stored after each row; `--resume` goes on with those.
 """
 
+import math
 import time
 import warnings
 
@@ -21,7 +22,18 @@ from tfmot_sws.backend.scalars import to_float
 
 SCRIPT = "targets"
 RATIOS = (8, 15, 30, 60, 120, 300)
-COLUMNS = ("network", "seed", "asked", "got", "off", "error", "dense", "by hand", "time")
+COLUMNS = (
+    "network",
+    "seed",
+    "asked",
+    "got",
+    "off",
+    "error",
+    "dense",
+    "as small by hand",
+    "nearest by hand",
+    "time",
+)
 
 # How much larger than the target's a file set by hand may be and still count as no larger.
 TOLERANCE = 1.03
@@ -92,7 +104,7 @@ def _cells(row, by_hand):
     ratio = row["ratio"]
     cells = [row["network"], str(row["seed"]), f"{ratio:g}x"]
     if "refused" in row:
-        return [*cells, "refused", "", "", "", "", ""]
+        return [*cells, "refused", *[""] * (len(COLUMNS) - len(cells) - 1)]
     got = row["dense bytes"] / row["bytes"]
     return [
         *cells,
@@ -101,6 +113,7 @@ def _cells(row, by_hand):
         f"{row['error']:.2%}",
         f"{row['pretrained error']:.2%}",
         _best_by_hand(row, by_hand.get(_key(row), [])),
+        _nearest_by_hand(row, by_hand.get(_key(row), [])),
         f"{row['seconds']:.0f} s",
     ]
 
@@ -109,8 +122,17 @@ def _best_by_hand(row, runs):
     small_enough = [run for run in runs if run["bytes"] <= TOLERANCE * row["bytes"]]
     if not small_enough:
         return "none as small" if runs else ""
-    best = min(small_enough, key=lambda run: run["error"])
-    return f"{best['error']:.2%} at {row['dense bytes'] / best['bytes']:.1f}x"
+    return _in_words(row, min(small_enough, key=lambda run: run["error"]))
+
+
+def _nearest_by_hand(row, runs):
+    if not runs:
+        return ""
+    return _in_words(row, min(runs, key=lambda run: abs(math.log(run["bytes"] / row["bytes"]))))
+
+
+def _in_words(row, run):
+    return f"{run['error']:.2%} at {row['dense bytes'] / run['bytes']:.1f}x"
 
 
 def _key(row):

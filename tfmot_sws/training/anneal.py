@@ -19,6 +19,7 @@ from tfmot_sws.arguments import check_kind, check_numbers
 from tfmot_sws.backend.scalars import to_float
 from tfmot_sws.models.wrapped import check_can_be_stripped, wrapped_parts
 from tfmot_sws.training.callback_hooks import RunsInTfKeras
+from tfmot_sws.training.clock import Clock
 from tfmot_sws.training.course import IN_A_LOOP, Course
 from tfmot_sws.training.epoch_figures import epoch_figures
 from tfmot_sws.training.epoch_memories import EpochMemories
@@ -29,12 +30,8 @@ from tfmot_sws.training.merging import merge_components
 from tfmot_sws.training.schedules import Schedule, StepSchedule, by_fraction, constant, linear
 from tfmot_sws.training.size_control import SizeControl
 
-# Schedules are read at most this often in a training, so that a step costs no more.
-_UPDATES = 200
 # From so many steps on, training repairs what the full widths cost.
 _ENOUGH_STEPS = 1000
-# A training renews what it holds at least this often, however few steps it has.
-_RENEWALS = 100
 # The share of the training from one merging to the next.
 _MERGE_EVERY = 0.05
 _SCHEDULES = ("complexity", "stddev", "assignment", "snap")
@@ -128,6 +125,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._course = Course(epochs)
+        self._clock = Clock(self._course)
         check_numbers(
             merge_threshold=merge_threshold, merge_start=merge_start, rule_end=rule_end
         )
@@ -147,7 +145,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self.merge_threshold = merge_threshold
         self.merge_start = merge_start
         self.rule_end = rule_end
-        self._epoch = 0
         self._sharings: list[Any] = []
         self._first_steps: list[float] = []
         # Batches of the present epoch at which schedules were last set, members counted and
@@ -162,8 +159,6 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         self._control: SizeControl | None = None
         # Of the present or the last call of `fit`.
         self._measurements: Measurements
-        # The last batch that began, and how many steps one call of the step takes.
-        self._last_batch, self._stretch = 0, 1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the model is wrapped, and can be stripped later."""
@@ -176,12 +171,12 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             )
         self._kept.clear()
         self._merged = -1
-        self._course.begin(self.params.get("epochs"))
+        stretch = getattr(self.model, "steps_per_execution", 1)
+        self._clock.begin(self.params, self._sharings, stretch)
         for schedule in self._schedules():
             if isinstance(schedule, StepSchedule):
                 schedule.num_steps = self._num_steps()
         self._control = self._control_of_size()
-        self._stretch = getattr(self.model, "steps_per_execution", 1)
         self._check_calls()
         self._measurements = Measurements(self.model)
         for sharing in self._sharings:
@@ -202,9 +197,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _check_calls(self) -> None:
         """Raises `ValueError` if the last call of the step comes before the snap begins."""
-        steps, stretch = _whole(self._steps()), _whole(self._stretch)
-        last = max(steps - 1, 0) // stretch * stretch
-        fraction = (self._epochs() - 1 + last / max(steps, 1)) / self._epochs()
+        fraction = self._clock.last_fraction
         if self.snap(fraction) > 0 or self.snap(1.0) <= 0:
             return
         raise ValueError(
@@ -220,16 +213,16 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         if self._kept.is_empty:
             self._course.place(epoch)
             self._warn_of_loop(epoch)
-        self._epoch = self._course.number(epoch)
+        self._clock.epoch = self._course.number(epoch)
         if self._kept.is_empty:
             self._kept.take(self.model)
             self._memories.take()
-            self._go_on_from(self._step(0))
+            self._go_on_from(self._clock.step(0))
         for sharing in self._sharings:
-            sharing.epoch = self._epoch
-        if not self._is_settled(self._fraction(0)):
+            sharing.epoch = self._clock.epoch
+        if not self._is_settled(self._clock.fraction(0)):
             self._memories.forget()
-        self._apply(self._fraction(0))
+        self._apply(self._clock.fraction(0))
         # Here too: an epoch may have fewer steps than pass between two updates.
         self._merge()
         self._count()
@@ -241,10 +234,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     def _warn_of_loop(self, first: int) -> None:
         ended = max(sharing.ended for sharing in self._sharings)
         if self._course.is_started_over(first, ended):
+            fraction = self._course.number(first) / self._clock.epochs
             warn(
-                f"This fit starts at {self._course.number(first) / self._epochs():.0%} of a "
-                f"training, and the one before ended at {ended:.0%}: each starts the snap and "
-                f"the merging over. {IN_A_LOOP}",
+                f"This fit starts at {fraction:.0%} of a training, and the one before ended at "
+                f"{ended:.0%}: each starts the snap and the merging over. {IN_A_LOOP}",
             )
 
     def accompany(self, callbacks: Iterable[Any]) -> None:
@@ -258,46 +251,35 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
     def _go_on_from(self, step: int) -> None:
         """Has a resumed training measure and merge when the interrupted one would have."""
         self._measurements.go_on_from(step)
-        steps = max(self._steps(), 1)
-        last_update = (steps - 1) // self._stride() * self._stride()
-        fraction = (self._epoch - 1 + last_update / steps) / self._epochs()
+        fraction = self._clock.last_update
         if fraction >= self.merge_start:
             self._merged = _slot(fraction)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedules, measures and renews what steps hold, each once in some steps."""
-        if batch:
-            self._stretch = batch - self._last_batch
-        self._last_batch = batch
+        self._clock.begin_batch(batch)
         if self._must_measure(batch):
             self._take_state_back()
-            self._measurements.measure(self._step(batch))
-        if batch - self._applied >= self._stride():
+            self._measurements.measure(self._clock.step(batch))
+        if batch - self._applied >= self._clock.stride:
             self._take_state_back()
-            self._apply(self._fraction(batch), batch)
+            self._apply(self._clock.fraction(batch), batch)
             self._merge()
-        if batch - self._counted >= max(self._stride(), self._period()):
+        if batch - self._counted >= max(self._clock.stride, self._clock.period):
             self._take_state_back()
             self._count(batch)
         if self._is_due(batch):
             self._take_state_back()
             self._renew(batch)
-        if self._control and self._is_last(batch):
+        if self._control and self._clock.is_last(batch):
             self._take_state_back()
             self._control.finish()
 
-    def _is_last(self, batch: int) -> bool:
-        """Whether this is the last call of the training step."""
-        is_last_epoch = self._epoch == self._epochs() - 1
-        return is_last_epoch and 0 < self._steps() <= batch + self._stretch
-
     def _must_measure(self, batch: int) -> bool:
-        steps = (self._steps() or 1000) * self._epochs()
-        is_over = self._fraction(batch) > self.rule_end
-        return not is_over and self._measurements.is_due(self._step(batch), steps)
-
-    def _step(self, batch: int) -> int:
-        return self._epoch * (self._steps() or 1000) + batch
+        is_over = self._clock.fraction(batch) > self.rule_end
+        return not is_over and self._measurements.is_due(
+            self._clock.step(batch), self._clock.expected_steps
+        )
 
     def _merge(self) -> None:
         """Has components die and merge, once in a twentieth of the training.
@@ -305,7 +287,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         Never at an epoch's end, so that the validation after the last epoch sees the very
         network that stripping returns.
         """
-        fraction = self._fraction(self._applied)
+        fraction = self._clock.fraction(self._applied)
         if self.merge_start <= fraction <= self.rule_end and _slot(fraction) > self._merged:
             for sharing in self._sharings:
                 threshold = self.merge_threshold * sharing.coarseness
@@ -324,7 +306,7 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
         if np.isfinite(logs.get("loss", 0.0)) and self._take_if_finite():
             logs.update(epoch_figures(self._sharings, self._first_steps, logs))
             logs.update(self._control.logs() if self._control else {})
-            self._course.done = self._epoch + 1
+            self._course.done = self._clock.epoch + 1
             for sharing in self._sharings:
                 sharing.ended = self._course.fraction_done
         else:
@@ -367,33 +349,11 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
             "learning rate.",
         )
 
-    def _fraction(self, batch: int) -> float:
-        steps = self._steps()
-        within = batch / steps if steps else 0.0
-        return (self._epoch + within) / self._epochs()
-
-    def _epochs(self) -> int:
-        return self._course.epochs
-
-    def _steps(self) -> int:
-        """Steps an epoch; 0 when nobody knows."""
-        return self.params.get("steps") or self._known_steps() or 0
-
-    def _known_steps(self) -> int | None:
-        """Steps an epoch, as the wrapper's `fit` has counted them."""
-        return next((s.steps_per_epoch for s in self._sharings if s.steps_per_epoch), None)
-
     def _is_due(self, batch: int) -> bool:
         """Whether held losses are old, or were evaluated with a rather different tau."""
         change = abs(self._factor - self._renewed_factor)
-        is_old = batch - self._renewed >= self._period()
+        is_old = batch - self._renewed >= self._clock.period
         return is_old or change > 0.1 * self._renewed_factor
-
-    def _period(self) -> int:
-        """Steps from one renewal to the next: as set, but fewer in a short training."""
-        longest = min(sharing.renewal_period for sharing in self._sharings)
-        steps = self._steps() * self._epochs()
-        return min(longest, max(1, steps // _RENEWALS)) if steps else longest
 
     def _renew(self, batch: int = 0) -> None:
         self._renewed, self._renewed_factor = batch, self._factor
@@ -402,27 +362,23 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _count(self, batch: int = 0) -> None:
         self._counted = batch
-        fraction = self._fraction(batch)
+        fraction = self._clock.fraction(batch)
         for sharing in self._sharings:
             sharing.count(following=fraction <= self.rule_end)
         if self._control:
             self._control.update(fraction, self.rule_end)
-
-    def _stride(self) -> int:
-        return max(1, round((self._steps() or 1) * self._epochs() / _UPDATES))
 
     def _schedules(self) -> tuple[Schedule, ...]:
         return self.complexity, self.stddev, self.assignment, self.snap
 
     def _num_steps(self) -> int:
         """Steps of the whole training, which schedules by steps need."""
-        steps = self._steps()
-        if not steps:
+        if not self._clock.steps:
             raise ValueError(
                 "A schedule by steps, such as tfmot's, needs the number of steps an epoch. "
                 "Pass steps_per_epoch= to fit, or a schedule of tfmot_sws.training.schedules."
             )
-        return steps * self._epochs()
+        return self._clock.all_steps
 
     def _apply(self, fraction: float, batch: int = 0) -> None:
         self._applied, self._factor = batch, self.complexity(fraction)
@@ -436,15 +392,10 @@ class AnnealAndMerge(RunsInTfKeras, keras.callbacks.Callback):
 
     def _patience(self) -> float:
         """Narrows widths where there are few steps to repair what they cost."""
-        steps = self._steps() * self._epochs()
+        steps = self._clock.all_steps
         return min(1.0, math.sqrt(steps / _ENOUGH_STEPS)) if steps else 1.0
 
 
 def _slot(fraction: float) -> int:
     """Which twentieth of the training a fraction lies in."""
     return math.floor(fraction / _MERGE_EVERY + 1e-9)
-
-
-def _whole(number: Any) -> int:
-    """tf_keras gives tensors and, under `tf.distribute`, variables of several replicas."""
-    return int(number.numpy() if hasattr(number, "numpy") else number)
