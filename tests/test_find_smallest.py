@@ -414,6 +414,39 @@ def test_a_front_is_told_of_a_misspelt_figure_after_one_epoch(monitor, data, tmp
     assert seen == [0]
 
 
+def test_trainings_may_share_a_front(data, tmp_path):
+    folder = tmp_path / "front"
+
+    def train(rate):
+        shared = sws.apply_soft_weight_sharing(network(keras))
+        shared.compile(keras.optimizers.Adam(rate), "mse")
+        front = sws.ParetoFront(folder)
+        callbacks = [sws.AnnealAndMerge(), front]
+        shared.fit(*data[0], validation_data=data[1], epochs=4, verbose=0, callbacks=callbacks)
+        return front.records
+
+    first = train(1e-2)
+    contents = {record.file: (folder / record.file).read_bytes() for record in first}
+    # A network that learns nothing may be smaller, and its epochs have the same numbers.
+    second = train(1e-7)
+    assert set(first) & set(second)
+    assert {path.name for path in folder.glob("*.sws")} == {record.file for record in second}
+    for record in set(first) & set(second):
+        assert (folder / record.file).read_bytes() == contents[record.file]
+
+
+def test_a_training_of_which_nothing_was_kept_is_told(data, tmp_path):
+    shared = sws.apply_soft_weight_sharing(network(keras))
+    shared.compile("sgd", "mse")
+    unbeaten = [{"epoch": 3, "size": 1, "value": 0.0, "file": "epoch-0003.sws"}]
+    (tmp_path / "front.json").write_text(json.dumps(unbeaten))
+    (tmp_path / "epoch-0003.sws").write_bytes(b"-")
+    callbacks = [sws.AnnealAndMerge(), sws.ParetoFront(tmp_path)]
+    with pytest.warns(UserWarning, match="kept nothing of this training: what .* held before"):
+        shared.fit(*data[0], validation_data=data[1], epochs=4, verbose=0, callbacks=callbacks)
+    assert [path.name for path in tmp_path.glob("*.sws")] == ["epoch-0003.sws"]
+
+
 def test_a_front_of_three_epochs_keeps_some(data, tmp_path):
     shared = sws.apply_soft_weight_sharing(network(keras))
     shared.compile(keras.optimizers.Adam(1e-2), "mse")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -48,7 +49,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
     training on: earlier networks are not those that stripping would give. Assignment widths
     grow until 60 %, so early networks are larger and lose less. Epochs without a validation,
     or with a figure that is not finite, are left out. A file that a later epoch beats in both
-    is removed. A resumed training goes on with the files that it finds in its folder.
+    is removed. Files that are in the folder already count, too: a resumed training goes on
+    with them, and several trainings may share a front.
 
     At the end of a training that has kept nothing a warning says so.
 
@@ -78,8 +80,9 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
         self.monitor = monitor
         self._sign = 1.0 if is_better_higher(monitor, mode) else -1.0
         self.records: list[FrontRecord] = []
-        # Whether the logs of this training have held the figure.
-        self._is_known = False
+        # Whether the logs of this training have held the figure, and whether one of its
+        # networks was kept.
+        self._is_known = self._has_kept = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Makes the folder, or reads what an interrupted training has left there."""
@@ -90,6 +93,8 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
             )
         check_not_around(self.model, "Leave ParetoFront out, or call fit of that one.")
         self._is_known = False
+        if not self._is_between_fits():
+            self._has_kept = False
         self.folder.mkdir(parents=True, exist_ok=True)
         index = self.folder / _INDEX
         if index.exists():
@@ -112,10 +117,18 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
             # The end of `fit` says what went wrong, once.
             warnings.simplefilter("ignore")
             small = strip_soft_weight_sharing(self.model)
-        path = self.folder / f"epoch-{number:04d}.sws"
+        path = self.folder / self._free_name(number)
         save_compressed(small, path)
         found = FrontRecord(number, path.stat().st_size, float(logs[self.monitor]), path.name)
         self._take_in(found)
+        self._has_kept = self._has_kept or found in self.records
+
+    def _free_name(self, epoch: int) -> str:
+        """A name that no record has, for an earlier training may have left its files."""
+        taken = {record.file for record in self.records}
+        endings = itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
+        names = (f"epoch-{epoch:04d}{ending}.sws" for ending in endings)
+        return next(name for name in names if name not in taken)
 
     def _find_in(self, logs: dict[str, Any]) -> float | None:
         """The figure, or `None` where this epoch has none, as with validation_freq=2."""
@@ -133,15 +146,25 @@ class ParetoFront(RunsInTfKeras, keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Tells where nothing was kept."""
-        ended = [part.sharing.ended for part in wrapped_parts(self.model)]
-        # 0 without an `AnnealAndMerge`; in between, other fits of a loop follow.
-        is_over = self.model.stop_training or all(share in (0.0, 1.0) for share in ended)
-        if is_over and not self.records:
+        if self._has_kept or (self._is_between_fits() and not self.model.stop_training):
+            return
+        if self.records:
+            warn(
+                f"ParetoFront kept nothing of this training: what {self.folder} held before "
+                "beats each of its networks in both size and figure, or at no epoch's end was "
+                "the snap complete. Pass another folder to keep them apart."
+            )
+        else:
             warn(
                 f"ParetoFront kept nothing in {self.folder}: at no epoch's end was the snap "
                 f"complete and a finite {self.monitor!r} in the logs. It needs AnnealAndMerge "
                 "beside it, and for figures of a validation validation_data= of fit."
             )
+
+    def _is_between_fits(self) -> bool:
+        """Whether a training is under way that is a loop of fits."""
+        # 0 without an `AnnealAndMerge`, and before the first.
+        return any(0.0 < part.sharing.ended < 1.0 for part in wrapped_parts(self.model))
 
     def _take_in(self, found: FrontRecord) -> None:
         others = [record for record in self.records if record.file != found.file]
