@@ -143,6 +143,17 @@ def test_a_layer_that_could_not_be_stripped_is_told_before_training(kind):
         sws.strip_soft_weight_sharing(model)
 
 
+def test_a_layer_with_nothing_to_share_could_not_be_stripped_either():
+    inner = tf_keras.layers.TimeDistributed(wrap(tf_keras.layers.ReLU(name="clip")))
+    layers = [tf_keras.Input((5, 4)), wrap(tf_keras.layers.Dense(3)), inner]
+    model, x = tf_keras.Sequential(layers), np.ones((32, 5, 4), "float32")
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match=r"Layer 'clip' of model .*Wrap the whole model: "):
+        model.fit(x, x[..., :3], verbose=0, callbacks=[sws.AnnealAndMerge()])
+    with pytest.raises(ValueError, match=r"Layer 'clip' of model .*Wrap the whole model: "):
+        sws.strip_soft_weight_sharing(model)
+
+
 class Student(tf_keras.Model):
     """A Functional model with a constructor of its own."""
 

@@ -110,7 +110,8 @@ def check_can_be_stripped(model: Any, *, in_part: bool = False) -> None:
     models = [part for part in walk(model) if isinstance(part, library.model)]
     found = [library.layers_in_graph(one) for one in (models if in_part else [model])]
     in_graph = {id(layer) for layers in found for layer in layers}
-    for part in wrapped_parts(model):
+    # Also those with nothing to share, which stripping would leave in place.
+    for part in filter(is_wrapped, walk(model)):
         if id(part) not in in_graph and not isinstance(part, library.model):
             raise ValueError(
                 f"Layer '{part.inner.name}' of model '{model.name}' is wrapped by itself, and "
