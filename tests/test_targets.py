@@ -222,14 +222,22 @@ def test_counts_at_other_widths_do_not_depend_on_kernels_that_were_narrowed():
 def test_near_the_smallest_file_kernels_keep_few_weights_and_their_components(data):
     """A size below what training can reach: widths fought the rule that keeps kernels alive."""
     shared = compiled(network(units=100), target_size=250)
+    priors, widths = [group.prior for group in shared.sharing.groups], []
+    after_validation = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: widths.append([p.widths.value.numpy() for p in priors])
+    )
     with pytest.warns(sws.SoftWeightSharingWarning, match="target_size=250 asks for"):
-        fit(shared, data)
+        fit(shared, data, callbacks=[sws.AnnealAndMerge(), after_validation])
+    # What was validated last is what will be stripped.
+    for prior, validated in zip(priors, widths[-1], strict=True):
+        np.testing.assert_array_equal(prior.widths.value, validated)
     for group, of_tensors in zip(
         shared.sharing.groups, shared.sharing.tensor_counts(), strict=True
     ):
         others = of_tensors[0, 1:].sum()
         least = least_weights(group.variables[0].shape[0] * group.variables[0].shape[1])
-        assert least <= others <= 1.5 * least
+        # The last step comes after the last count, and may take one or two.
+        assert 0.9 * least <= others <= 1.5 * least
         assert group.prior.alive_slots.size > 1
 
 

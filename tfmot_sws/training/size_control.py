@@ -133,8 +133,9 @@ class SizeControl:
         self._keep_alive()
 
     def close(self) -> None:
-        """Notes the size of the finished file."""
-        self._set(self._measure(self._sharing.control))
+        """Notes the size of the finished file; the widths stay as they were validated."""
+        state = self._with_sizes(self._sharing.control)
+        self._sharing.control = state._replace(asked=self._goal(state))
 
     def logs(self) -> dict[str, float]:
         """The ratio as it stands, and the one that is asked for."""
@@ -159,9 +160,13 @@ class SizeControl:
         self._sharing.set_widths()
 
     def _measure(self, state: ControlState) -> ControlState:
-        """With the sizes in the file as it would be written now."""
+        """With the sizes in the file that a state's widths give."""
         self._set(state)
         self._keep_alive()
+        return self._with_sizes(state)
+
+    def _with_sizes(self, state: ControlState) -> ControlState:
+        """With the sizes in the file as it would be written now."""
         size = self._meter.measure(stripped_values(self._model, keep_statistics=False))
         ideal = self._ideal_bytes()
         return state._replace(
